@@ -1,0 +1,305 @@
+"""Typed events: the only thing that flows upwards, to the window, the command line and the journal.
+
+An event is a frozen dataclass. `to_json` gives the JSON object that headless commands print a line each: its
+key `event` is the class's name in kebab-case, `time` the Unix time in seconds, and every field in kebab-case.
+Losses are flow-matching losses (dimensionless), norms are L2 norms over the trainable set, durations seconds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import time as _time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+
+def _kebab(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name).replace("_", "-").lower()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """What happened, and when (`time`, Unix seconds)."""
+
+    time: float = field(default_factory=_time.time)
+    kinds: ClassVar[dict[str, type[Event]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        Event.kinds[_kebab(cls.__name__)] = cls
+
+    @property
+    def name(self) -> str:
+        """The event's name in kebab-case, e.g. `step-done`."""
+        return _kebab(type(self).__name__)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-ready object; values that are not finite become None, so that every line is valid JSON."""
+        fields = {_kebab(f.name): _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+        return {"event": self.name, **fields}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Event:
+        """The event that `to_json` wrote. Unknown keys are left out; an unknown event raises KeyError."""
+        kind = Event.kinds[data["event"]]
+        known = {_kebab(f.name): f.name for f in dataclasses.fields(kind)}
+        return kind(**{known[key]: value for key, value in data.items() if key in known})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+Sink = Callable[[Event], None]
+"""Where events go. Called from whichever thread emits; must be quick and must not raise."""
+
+
+# --- the node -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeStateChanged(Event):
+    """The node is in another state. `what`, `why` and `then` answer "why is nothing happening?"."""
+
+    state: str
+    what: str
+    why: str = ""
+    then: str = ""
+    since: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notice(Event):
+    """Something a person should know. `severity` is `note`, `warning` or `error`."""
+
+    severity: str
+    code: str
+    what: str
+    why: str = ""
+    remedy: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connected(Event):
+    """The SuperLink accepted this node. `fingerprint` is that of the node's public key."""
+
+    address: str
+    node_id: int
+    fingerprint: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer(Event):
+    """Progress of a download or an upload, in bytes. `direction` is `down` or `up`."""
+
+    direction: str
+    run: str
+    round: int
+    bytes_done: int
+    bytes_total: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class MessageLogged(Event):
+    """A message went over the wire, as in the ledger. `direction` is `sent` or `received`."""
+
+    direction: str
+    kind: str
+    peer: str
+    run: str
+    round: int
+    bytes: int
+    sha256: str
+    outcome: str = "ok"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundStarted(Event):
+    """A local round begins. `steps` is what is planned; `deadline` the Unix time by which the update is due, or 0."""
+
+    run: str
+    round: int
+    rounds: int
+    lr: float
+    mu: float
+    steps: int
+    epochs: float
+    batch_size: int
+    frames: int
+    deadline: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepDone(Event):
+    """One optimiser step. `proximal` is mu/2 * ||w - w_t||^2, `grad_norm` that of the data gradient before clipping."""
+
+    run: str
+    round: int
+    step: int
+    steps: int
+    epoch: int
+    loss: float
+    proximal: float
+    grad_norm: float
+    lr: float
+    mu: float
+    frames: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundTrained(Event):
+    """The local round is over; `metrics` are those that go to the coordinator (the allow-list of the wire contract).
+
+    `partial` says why less than the plan was done ("deadline", "finished early"), or is empty.
+    """
+
+    run: str
+    round: int
+    metrics: dict[str, float]
+    partial: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateSent(Event):
+    """The update reached the SuperLink."""
+
+    run: str
+    round: int
+    bytes: int
+    sha256: str
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class FederationMetrics(Event):
+    """What the coordinator told about a finished round: mean local loss over nodes, and held-out loss."""
+
+    run: str
+    round: int
+    nodes: int
+    train_loss: float | None = None
+    eval_loss: float | None = None
+
+
+# --- the coordinator ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerStateChanged(Event):
+    """What the coordinator's side is doing: `starting`, `waiting-for-nodes`, `training`, `aggregating`, `evaluating`, ..."""
+
+    state: str
+    what: str
+    why: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStarted(Event):
+    """A run of `rounds` rounds begins, or goes on at `round`."""
+
+    run: str
+    round: int
+    rounds: int
+    policy: str
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundOpened(Event):
+    """The global weights went out to `nodes` (fingerprints of their keys)."""
+
+    run: str
+    round: int
+    nodes: list[str]
+    lr: float
+    mu: float
+    weights_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplyAccepted(Event):
+    """A node's update is part of the round."""
+
+    run: str
+    round: int
+    node: str
+    bytes: int
+    sha256: str
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplyRefused(Event):
+    """A node's reply is not part of the round, and why."""
+
+    run: str
+    round: int
+    node: str
+    code: str
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundAggregated(Event):
+    """w_{t+1} = w_t + sum p_k delta_k was formed. `shares` maps node to p_k (they sum to 1); `missing` did not answer."""
+
+    run: str
+    round: int
+    shares: dict[str, float]
+    missing: list[str]
+    train_loss: float | None
+    update_norm: float
+    weights_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated(Event):
+    """Held-out loss of the global policy after `round` (0: the base), the mean over all valid entries, and per recording."""
+
+    run: str
+    round: int
+    loss: float
+    frames: int
+    recordings: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointSaved(Event):
+    """The global policy of this round is a complete folder on disk."""
+
+    run: str
+    round: int
+    folder: str
+    best: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFinished(Event):
+    """The run ended: `reason` is `complete`, `stopped` or `failed`."""
+
+    run: str
+    rounds: int
+    reason: str
+    policy: str
+
+
+# --- the demo -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoFinished(Event):
+    """The demo is over. `policy` is a folder that `SmolVLAPolicy.from_pretrained` loads."""
+
+    rounds: int
+    eval_loss_first: float | None
+    eval_loss_last: float | None
+    policy: str

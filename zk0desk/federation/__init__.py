@@ -1,0 +1,1 @@
+"""What happens between computers: the node, the coordinator, and the wire between them. Free of Qt."""
