@@ -29,18 +29,22 @@ Value = str | int | float
 Config = dict[str, Value]
 
 _HEX = re.compile(r"[0-9a-f]{64}\Z")
-_NAME = re.compile(r"[A-Za-z0-9._\-]{1,128}\Z")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._\-]{0,127}\Z")
 _LARGE = 1e12
 
 
-class MessageRefused(OperatorError):  # noqa: N818 - it says what happened
+class MessageRefused(OperatorError):
     """Something received is not what the wire contract allows. `key` names it."""
 
     code = "message-refused"
     exit_status = ExitStatus.REFUSED
 
     def __init__(self, key: str, why: str) -> None:
-        super().__init__("A message was refused.", f"`{key}`: {why}", "Nothing of it was used. Tell the other side; both should run the same zk0desk.")
+        super().__init__(
+            "A message was refused.",
+            f"`{key}`: {why}",
+            "Nothing of it was used. Tell the other side; both should run the same zk0desk.",
+        )
         self.key = key
 
     @property
@@ -49,14 +53,21 @@ class MessageRefused(OperatorError):  # noqa: N818 - it says what happened
         return f"{self.code}: {self.why}"
 
 
-def _number(key: str, value: Any, low: float, high: float, *, whole: bool = False) -> float:
+def _number(
+    key: str, value: Any, low: float, high: float, *, whole: bool = False
+) -> float:
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-        raise MessageRefused(key, f"must be {'an integer' if whole else 'a number'}, not {type(value).__name__}.")
+        raise MessageRefused(
+            key,
+            f"must be {'an integer' if whole else 'a number'}, not {type(value).__name__}.",
+        )
     # Integers beyond float's range would overflow in isfinite; the comparison with int handles them.
     if isinstance(value, float) and not math.isfinite(value):
         raise MessageRefused(key, f"{value} is not finite.")
     if not low <= value <= high:
-        raise MessageRefused(key, f"{_shown(value)} is not between {low:g} and {high:g}.")
+        raise MessageRefused(
+            key, f"{_shown(value)} is not between {low:g} and {high:g}."
+        )
     return value
 
 
@@ -68,14 +79,20 @@ def _text(key: str, value: Any, form: re.Pattern[str], what: str) -> str:
 
 def _choice(key: str, value: Any, allowed: tuple[str, ...]) -> str:
     if not isinstance(value, str) or value not in allowed:
-        raise MessageRefused(key, f"{_shown(value)} is not one of {', '.join(allowed)}.")
+        raise MessageRefused(
+            key, f"{_shown(value)} is not one of {', '.join(allowed)}."
+        )
     return value
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, int) and abs(value) > 10**30:
         return "a number of more than 30 digits"
-    return f"{value!r:.60}" if isinstance(value, (str, int, float)) else type(value).__name__
+    return (
+        f"{value!r:.60}"
+        if isinstance(value, (str, int, float))
+        else type(value).__name__
+    )
 
 
 _INTEGERS: dict[str, tuple[float, float]] = {
@@ -96,8 +113,14 @@ _FLOATS: dict[str, tuple[float, float]] = {
     "local-epochs": (0, 10_000),
     "deadline-s": (0, 39_600),
 }
-_LAST_INTEGERS: dict[str, tuple[float, float]] = {"last-round": (0, 100_000), "last-nodes": (0, 100_000)}
-_LAST_FLOATS: dict[str, tuple[float, float]] = {"last-train-loss": (0, 1e9), "last-eval-loss": (0, 1e9)}
+_LAST_INTEGERS: dict[str, tuple[float, float]] = {
+    "last-round": (0, 100_000),
+    "last-nodes": (0, 100_000),
+}
+_LAST_FLOATS: dict[str, tuple[float, float]] = {
+    "last-train-loss": (0, 1e9),
+    "last-eval-loss": (0, 1e9),
+}
 LAST_KEYS = frozenset(_LAST_INTEGERS) | frozenset(_LAST_FLOATS)
 """Keys of `TrainRequest.last`: what the coordinator tells about the round before. A loss that is unknown is left out."""
 
@@ -151,7 +174,11 @@ class TrainRequest:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> TrainRequest:
         """The request in `config`; `MessageRefused` names the first key that is unknown, absent, of a wrong type or out of range."""
-        names = {item.name.replace("_", "-"): item for item in dataclasses.fields(cls) if item.name != "last"}
+        names = {
+            item.name.replace("_", "-"): item
+            for item in dataclasses.fields(cls)
+            if item.name != "last"
+        }
         for key in config:
             if key not in names and key not in LAST_KEYS:
                 raise MessageRefused(f"{key!s:.60}", "is not a key of a train message.")
@@ -162,20 +189,34 @@ class TrainRequest:
             values[item.name] = _checked(key, config[key])
         last: dict[str, float] = {}
         for limits, whole in ((_LAST_INTEGERS, True), (_LAST_FLOATS, False)):
-            last |= {key: _number(key, config[key], *limits[key], whole=whole) for key in limits if key in config}
+            last |= {
+                key: _number(key, config[key], *limits[key], whole=whole)
+                for key in limits
+                if key in config
+            }
         request = cls(**values, last=last)
         request._agree()
         return request
 
     def _agree(self) -> None:
         if not self.local_steps and self.local_epochs <= 0:
-            raise MessageRefused("local-epochs", "must be more than 0 when local-steps is 0.")
+            raise MessageRefused(
+                "local-epochs", "must be more than 0 when local-steps is 0."
+            )
         if self.server_round > self.num_rounds:
-            raise MessageRefused("server-round", f"{self.server_round} is beyond num-rounds, {self.num_rounds}.")
+            raise MessageRefused(
+                "server-round",
+                f"{self.server_round} is beyond num-rounds, {self.num_rounds}.",
+            )
         if self.accepted_round >= self.server_round:
-            raise MessageRefused("accepted-round", f"{self.accepted_round} is not before server-round, {self.server_round}.")
+            raise MessageRefused(
+                "accepted-round",
+                f"{self.accepted_round} is not before server-round, {self.server_round}.",
+            )
         if self.arrays_kind == WHOLE and self.base_sha256 != self.weights_sha256:
-            raise MessageRefused("base-sha256", "must be weights-sha256 when the whole weights are sent.")
+            raise MessageRefused(
+                "base-sha256", "must be weights-sha256 when the whole weights are sent."
+            )
 
     def plan(self, deadline: float = 0.0) -> RoundPlan:
         """The local round; `deadline` is the Unix time by which training has to end, or 0."""
@@ -208,7 +249,9 @@ def _checked(key: str, value: Any) -> Value:
         return _choice(key, value, (WHOLE, DIFFERENCE))
     if key.endswith("-sha256"):
         return _text(key, value, _HEX, "a SHA-256 in hex")
-    return _text(key, value, _NAME, "a name of at most 128 letters, digits, dots, dashes")
+    return _text(
+        key, value, _NAME, "a name of at most 128 letters, digits, dots and dashes"
+    )
 
 
 # --- replies --------------------------------------------------------------------------------------------------
@@ -246,7 +289,10 @@ def check_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
     for key in ("num-examples", "steps-done"):
         if key not in metrics:
             raise MessageRefused(key, "is missing.")
-    return {key: float(_number(key, value, *TRAIN_METRICS[key])) for key, value in metrics.items()}
+    return {
+        key: float(_number(key, value, *TRAIN_METRICS[key]))
+        for key, value in metrics.items()
+    }
 
 
 REPLY_KEYS = ("base-sha256", "layout-sha256", "encoding", "run-uid", "server-round")
@@ -274,7 +320,9 @@ def check_reply(config: Mapping[str, Any], request: TrainRequest) -> None:
         if key not in config:
             raise MessageRefused(key, "is missing.")
         if type(config[key]) is not type(value) or config[key] != value:
-            raise MessageRefused(key, f"is {_shown(config[key])} where {value!r} was asked.")
+            raise MessageRefused(
+                key, f"is {_shown(config[key])} where {value!r} was asked."
+            )
 
 
 def check_query(config: Mapping[str, Any]) -> None:
@@ -282,4 +330,9 @@ def check_query(config: Mapping[str, Any]) -> None:
     for key in config:
         if key != "run-uid":
             raise MessageRefused(f"{key!s:.60}", "is not a key of a query.")
-        _text(key, config[key], _NAME, "a name of at most 128 letters, digits, dots, dashes")
+        _text(
+            key,
+            config[key],
+            _NAME,
+            "a name of at most 128 letters, digits, dots and dashes",
+        )

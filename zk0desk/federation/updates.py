@@ -22,7 +22,7 @@ SCALE = np.float32(1024.0)
 _DTYPES = {"fp32": np.dtype("<f4"), "fp16": np.dtype("<f2")}
 
 
-class UpdateTooLarge(OperatorError):  # noqa: N818 - it says what happened
+class UpdateTooLarge(OperatorError):
     """A change does not fit its encoding, or is not finite; it is not sent."""
 
     code = "update-unfit"
@@ -49,7 +49,9 @@ def encode(vector: np.ndarray, encoding: str) -> list[np.ndarray]:
 def encode_pieces(vector: np.ndarray, encoding: str) -> Iterator[np.ndarray]:
     """As `encode`, one piece at a time."""
     if vector.dtype != np.float32 or vector.ndim != 1:
-        raise ValueError(f"a flat float32 vector is encoded, not {vector.dtype} of shape {vector.shape}")
+        raise ValueError(
+            f"a flat float32 vector is encoded, not {vector.dtype} of shape {vector.shape}"
+        )
     for start in range(0, vector.size, PIECE):
         part = vector[start : start + PIECE]
         if encoding == "fp16":
@@ -59,7 +61,9 @@ def encode_pieces(vector: np.ndarray, encoding: str) -> Iterator[np.ndarray]:
             part = part.astype(_DTYPES[encoding], copy=False)
         if not np.isfinite(part).all():
             raise UpdateTooLarge(
-                "The update cannot be sent.", f"A value is not finite or too large for {encoding}.", "The learning rate may be too high; tell the coordinator."
+                "The update cannot be sent.",
+                f"A value is not finite or too large for {encoding}.",
+                "The learning rate may be too high; tell the coordinator.",
             )
         yield part
 
@@ -67,9 +71,13 @@ def encode_pieces(vector: np.ndarray, encoding: str) -> Iterator[np.ndarray]:
 def decode(arrays: Sequence[np.ndarray], encoding: str, size: int) -> np.ndarray:
     """The float32 vector of `size` values in `arrays`; `MessageRefused` unless dtypes, shapes and sizes are exact and all values finite."""
     if encoding not in ENCODINGS:
-        raise MessageRefused("encoding", f"{encoding!r:.20} is not one of {', '.join(ENCODINGS)}.")
+        raise MessageRefused(
+            "encoding", f"{encoding!r:.20} is not one of {', '.join(ENCODINGS)}."
+        )
     if len(arrays) != pieces(size):
-        raise MessageRefused("arrays", f"{len(arrays)} pieces where {pieces(size)} belong.")
+        raise MessageRefused(
+            "arrays", f"{len(arrays)} pieces where {pieces(size)} belong."
+        )
     vector = np.empty(size, np.float32)
     for index, array in enumerate(arrays):
         start = index * PIECE
@@ -78,10 +86,15 @@ def decode(arrays: Sequence[np.ndarray], encoding: str, size: int) -> np.ndarray
     return vector
 
 
-def decode_piece(array: np.ndarray, encoding: str, target: np.ndarray, name: str = "arrays") -> None:
+def decode_piece(
+    array: np.ndarray, encoding: str, target: np.ndarray, name: str = "arrays"
+) -> None:
     """Write one piece into `target` (float32); `MessageRefused` unless dtype and shape are exact and all values finite."""
     if array.dtype != _DTYPES[encoding] or array.shape != target.shape:
-        raise MessageRefused(name, f"is {array.dtype} of shape {array.shape} where {_DTYPES[encoding]} of shape {target.shape} belongs.")
+        raise MessageRefused(
+            name,
+            f"is {array.dtype} of shape {array.shape} where {_DTYPES[encoding]} of shape {target.shape} belongs.",
+        )
     if not np.isfinite(array).all():
         raise MessageRefused(name, "holds values that are not finite.")
     target[:] = array
