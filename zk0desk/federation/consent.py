@@ -84,9 +84,7 @@ def require_consent(invitation: Invitation, agreed: str) -> None:
     if agreed != consent_digest(invitation):
         raise ConsentMissing(
             "Nobody has agreed yet to what leaves this computer.",
-            "The invitation or the text has changed since."
-            if agreed
-            else "That is asked before the first message.",
+            "The invitation or the text has changed since." if agreed else "That is asked before the first message.",
             "Read it on the Federation page, or with `zk0desk node --agree`, and agree.",
         )
 

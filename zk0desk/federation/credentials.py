@@ -53,9 +53,7 @@ class NodeKey:
         """The public key as PEM, the form that the SuperLink registers."""
         from cryptography.hazmat.primitives import serialization
 
-        return self.private_key.public_key().public_bytes(
-            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
+        return self.private_key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 
     @property
     def public_line(self) -> str:
@@ -86,9 +84,7 @@ class NodeKey:
             key = serialization.load_pem_private_key(pem, password=None)
         except (ValueError, TypeError, UnsupportedAlgorithm):
             raise ValueError("it holds no private key that can be read") from None
-        if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(
-            key.curve, ec.SECP384R1
-        ):
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP384R1):
             raise ValueError("it holds a key of another kind than P-384")  # noqa: TRY004 - the text is wrong, not a type
         return cls(key)
 
@@ -123,12 +119,7 @@ def account() -> str:
     home = os.environ.get("ZK0DESK_HOME")
     if not home:
         return "node-key"
-    return (
-        "node-key-"
-        + hashlib.sha256(str(Path(home).expanduser().absolute()).encode()).hexdigest()[
-            :12
-        ]
-    )
+    return "node-key-" + hashlib.sha256(str(Path(home).expanduser().absolute()).encode()).hexdigest()[:12]
 
 
 def _from_keyring() -> NodeKey:
@@ -168,11 +159,7 @@ def _backend() -> str:
     import keyring
 
     backend = keyring.get_keyring()
-    return (
-        "No keyring is installed"
-        if type(backend).__module__.endswith(".fail")
-        else f"Keyring {backend.name}"
-    )
+    return "No keyring is installed" if type(backend).__module__.endswith(".fail") else f"Keyring {backend.name}"
 
 
 def _from_file(path: Path) -> NodeKey:
@@ -189,11 +176,7 @@ def _from_file(path: Path) -> NodeKey:
             "Check its owner and permissions.",
         ) from error
     if not data:
-        why = (
-            f"Its mode is {mode:o}: others may read it."
-            if mode & 0o077
-            else "It is empty."
-        )
+        why = f"Its mode is {mode:o}: others may read it." if mode & 0o077 else "It is empty."
         raise KeyFileError(
             f"The key's file {path} is not used.",
             why,
@@ -213,9 +196,7 @@ def _make_file(path: Path) -> NodeKey:
     key = NodeKey.make()
     try:
         folders.private_folder(path.parent)
-        handle, name = tempfile.mkstemp(
-            dir=path.parent, prefix=path.name, suffix=".partial"
-        )
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".partial")
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(key.to_pem())

@@ -53,9 +53,7 @@ class MessageRefused(OperatorError):
         return f"{self.code}: {self.why}"
 
 
-def _number(
-    key: str, value: Any, low: float, high: float, *, whole: bool = False
-) -> float:
+def _number(key: str, value: Any, low: float, high: float, *, whole: bool = False) -> float:
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
         raise MessageRefused(
             key,
@@ -65,9 +63,7 @@ def _number(
     if isinstance(value, float) and not math.isfinite(value):
         raise MessageRefused(key, f"{value} is not finite.")
     if not low <= value <= high:
-        raise MessageRefused(
-            key, f"{_shown(value)} is not between {low:g} and {high:g}."
-        )
+        raise MessageRefused(key, f"{_shown(value)} is not between {low:g} and {high:g}.")
     return value
 
 
@@ -79,20 +75,14 @@ def _text(key: str, value: Any, form: re.Pattern[str], what: str) -> str:
 
 def _choice(key: str, value: Any, allowed: tuple[str, ...]) -> str:
     if not isinstance(value, str) or value not in allowed:
-        raise MessageRefused(
-            key, f"{_shown(value)} is not one of {', '.join(allowed)}."
-        )
+        raise MessageRefused(key, f"{_shown(value)} is not one of {', '.join(allowed)}.")
     return value
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, int) and abs(value) > 10**30:
         return "a number of more than 30 digits"
-    return (
-        f"{value!r:.60}"
-        if isinstance(value, (str, int, float))
-        else type(value).__name__
-    )
+    return f"{value!r:.60}" if isinstance(value, (str, int, float)) else type(value).__name__
 
 
 _INTEGERS: dict[str, tuple[float, float]] = {
@@ -174,11 +164,7 @@ class TrainRequest:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> TrainRequest:
         """The request in `config`; `MessageRefused` names the first key that is unknown, absent, of a wrong type or out of range."""
-        names = {
-            item.name.replace("_", "-"): item
-            for item in dataclasses.fields(cls)
-            if item.name != "last"
-        }
+        names = {item.name.replace("_", "-"): item for item in dataclasses.fields(cls) if item.name != "last"}
         for key in config:
             if key not in names and key not in LAST_KEYS:
                 raise MessageRefused(f"{key!s:.60}", "is not a key of a train message.")
@@ -189,20 +175,14 @@ class TrainRequest:
             values[item.name] = _checked(key, config[key])
         last: dict[str, float] = {}
         for limits, whole in ((_LAST_INTEGERS, True), (_LAST_FLOATS, False)):
-            last |= {
-                key: _number(key, config[key], *limits[key], whole=whole)
-                for key in limits
-                if key in config
-            }
+            last |= {key: _number(key, config[key], *limits[key], whole=whole) for key in limits if key in config}
         request = cls(**values, last=last)
         request._agree()
         return request
 
     def _agree(self) -> None:
         if not self.local_steps and self.local_epochs <= 0:
-            raise MessageRefused(
-                "local-epochs", "must be more than 0 when local-steps is 0."
-            )
+            raise MessageRefused("local-epochs", "must be more than 0 when local-steps is 0.")
         if self.server_round > self.num_rounds:
             raise MessageRefused(
                 "server-round",
@@ -214,9 +194,7 @@ class TrainRequest:
                 f"{self.accepted_round} is not before server-round, {self.server_round}.",
             )
         if self.arrays_kind == WHOLE and self.base_sha256 != self.weights_sha256:
-            raise MessageRefused(
-                "base-sha256", "must be weights-sha256 when the whole weights are sent."
-            )
+            raise MessageRefused("base-sha256", "must be weights-sha256 when the whole weights are sent.")
 
     def plan(self, deadline: float = 0.0) -> RoundPlan:
         """The local round; `deadline` is the Unix time by which training has to end, or 0."""
@@ -249,9 +227,7 @@ def _checked(key: str, value: Any) -> Value:
         return _choice(key, value, (WHOLE, DIFFERENCE))
     if key.endswith("-sha256"):
         return _text(key, value, _HEX, "a SHA-256 in hex")
-    return _text(
-        key, value, _NAME, "a name of at most 128 letters, digits, dots and dashes"
-    )
+    return _text(key, value, _NAME, "a name of at most 128 letters, digits, dots and dashes")
 
 
 # --- replies --------------------------------------------------------------------------------------------------
@@ -289,10 +265,7 @@ def check_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
     for key in ("num-examples", "steps-done"):
         if key not in metrics:
             raise MessageRefused(key, "is missing.")
-    return {
-        key: float(_number(key, value, *TRAIN_METRICS[key]))
-        for key, value in metrics.items()
-    }
+    return {key: float(_number(key, value, *TRAIN_METRICS[key])) for key, value in metrics.items()}
 
 
 REPLY_KEYS = ("base-sha256", "layout-sha256", "encoding", "run-uid", "server-round")
@@ -320,9 +293,7 @@ def check_reply(config: Mapping[str, Any], request: TrainRequest) -> None:
         if key not in config:
             raise MessageRefused(key, "is missing.")
         if type(config[key]) is not type(value) or config[key] != value:
-            raise MessageRefused(
-                key, f"is {_shown(config[key])} where {value!r} was asked."
-            )
+            raise MessageRefused(key, f"is {_shown(config[key])} where {value!r} was asked.")
 
 
 def check_query(config: Mapping[str, Any]) -> None:

@@ -147,14 +147,10 @@ def trouble(error: BaseException, invitation: Invitation) -> ConnectionTrouble:
                 "Check the port with the coordinator.",
             )
     why = str(error) or type(error).__name__
-    return LineLost(
-        f"The connection to {address} broke.", f"{why[:200]}.", "Tried again by itself."
-    )
+    return LineLost(f"The connection to {address} broke.", f"{why[:200]}.", "Tried again by itself.")
 
 
-def _certificate_trouble(
-    error: ssl.SSLCertVerificationError, address: str
-) -> ConnectionTrouble:
+def _certificate_trouble(error: ssl.SSLCertVerificationError, address: str) -> ConnectionTrouble:
     # OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED.
     if error.verify_code == 9:
         return ClockOff(
@@ -197,9 +193,7 @@ def clock_offset(date: str | None) -> float | None:
 
 def clock_is_refused(offset: float | None) -> bool:
     """Whether a SuperLink refuses signatures of a clock that differs by `offset` seconds. The header's grain counts as right."""
-    return offset is not None and (
-        offset > CLOCK_TOLERANCE_S + 1 or offset < -(300.0 + CLOCK_TOLERANCE_S)
-    )
+    return offset is not None and (offset > CLOCK_TOLERANCE_S + 1 or offset < -(300.0 + CLOCK_TOLERANCE_S))
 
 
 def check_versions(theirs: str) -> None:
@@ -241,19 +235,13 @@ def probe(invitation: Invitation, *, timeout: float = 8.0) -> ProbeResult:
     context.load_verify_locations(cadata=invitation.certificate)
     try:
         began = time.perf_counter()
-        with contextlib.closing(
-            socket.create_connection((invitation.host, invitation.port), timeout)
-        ) as plain:
+        with contextlib.closing(socket.create_connection((invitation.host, invitation.port), timeout)) as plain:
             latency = (time.perf_counter() - began) * 1000
             peer = plain.getpeername()[0]
             with context.wrap_socket(plain, server_hostname=invitation.host) as secure:
-                shown = hashlib.sha256(
-                    secure.getpeercert(binary_form=True) or b""
-                ).hexdigest()
+                shown = hashlib.sha256(secure.getpeercert(binary_form=True) or b"").hexdigest()
                 tls = secure.version() or ""
-                connection = http.client.HTTPConnection(
-                    invitation.host, invitation.port, timeout=timeout
-                )
+                connection = http.client.HTTPConnection(invitation.host, invitation.port, timeout=timeout)
                 connection.sock = secure
                 connection.request(
                     "POST",

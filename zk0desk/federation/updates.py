@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,10 @@ PIECE = 4 * 2**20
 SCALE = np.float32(1024.0)
 """fp16 holds down to 6e-8; times 2^10 the small changes of an optimiser step keep their digits."""
 
-_DTYPES = {"fp32": np.dtype("<f4"), "fp16": np.dtype("<f2")}
+_DTYPES: dict[str, np.dtype[np.floating[Any]]] = {
+    "fp32": np.dtype("<f4"),
+    "fp16": np.dtype("<f2"),
+}
 
 
 class UpdateTooLarge(OperatorError):
@@ -49,9 +53,7 @@ def encode(vector: np.ndarray, encoding: str) -> list[np.ndarray]:
 def encode_pieces(vector: np.ndarray, encoding: str) -> Iterator[np.ndarray]:
     """As `encode`, one piece at a time."""
     if vector.dtype != np.float32 or vector.ndim != 1:
-        raise ValueError(
-            f"a flat float32 vector is encoded, not {vector.dtype} of shape {vector.shape}"
-        )
+        raise ValueError(f"a flat float32 vector is encoded, not {vector.dtype} of shape {vector.shape}")
     for start in range(0, vector.size, PIECE):
         part = vector[start : start + PIECE]
         if encoding == "fp16":
@@ -71,13 +73,9 @@ def encode_pieces(vector: np.ndarray, encoding: str) -> Iterator[np.ndarray]:
 def decode(arrays: Sequence[np.ndarray], encoding: str, size: int) -> np.ndarray:
     """The float32 vector of `size` values in `arrays`; `MessageRefused` unless dtypes, shapes and sizes are exact and all values finite."""
     if encoding not in ENCODINGS:
-        raise MessageRefused(
-            "encoding", f"{encoding!r:.20} is not one of {', '.join(ENCODINGS)}."
-        )
+        raise MessageRefused("encoding", f"{encoding!r:.20} is not one of {', '.join(ENCODINGS)}.")
     if len(arrays) != pieces(size):
-        raise MessageRefused(
-            "arrays", f"{len(arrays)} pieces where {pieces(size)} belong."
-        )
+        raise MessageRefused("arrays", f"{len(arrays)} pieces where {pieces(size)} belong.")
     vector = np.empty(size, np.float32)
     for index, array in enumerate(arrays):
         start = index * PIECE
@@ -86,9 +84,7 @@ def decode(arrays: Sequence[np.ndarray], encoding: str, size: int) -> np.ndarray
     return vector
 
 
-def decode_piece(
-    array: np.ndarray, encoding: str, target: np.ndarray, name: str = "arrays"
-) -> None:
+def decode_piece(array: np.ndarray, encoding: str, target: np.ndarray, name: str = "arrays") -> None:
     """Write one piece into `target` (float32); `MessageRefused` unless dtype and shape are exact and all values finite."""
     if array.dtype != _DTYPES[encoding] or array.shape != target.shape:
         raise MessageRefused(

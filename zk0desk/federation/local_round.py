@@ -1,0 +1,222 @@
+"""One round as a node answers it: what was asked is checked, the update is put into the form that travels.
+
+Shared by the node and by the ClientApp of a stock `flower-supernode`. numpy only; flwr's records are read by their attributes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tokenize
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from zk0desk.federation.messages import (
+    ARRAYS,
+    CONFIG,
+    DIFFERENCE,
+    METRICS,
+    MIN_FRAMES,
+    WHOLE,
+    Config,
+    MessageRefused,
+    TrainRequest,
+    check_metrics,
+    reply_config,
+)
+from zk0desk.federation.updates import decode, encode, pieces, weights_sha256
+
+if TYPE_CHECKING:
+    from flwr.app import RecordDict
+
+    from zk0desk.training.policy_files import PolicyFiles
+    from zk0desk.training.rounds import RoundPlan, RoundResult
+
+OVERHEAD = 2**20
+"""Bytes of a message beyond its weights: names, settings, framing."""
+
+
+class Trains(Protocol):
+    """What trains a round: `training.trainer.LocalTrainer`."""
+
+    frames: int
+
+    def train(self, plan: RoundPlan, global_weights: np.ndarray) -> RoundResult:
+        """Train one round from `global_weights` (float32, flat)."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A train reply before it becomes flwr's records. `sha256` is that of the encoded arrays."""
+
+    arrays: list[np.ndarray]
+    config: Config
+    metrics: dict[str, float]
+
+    @property
+    def sha256(self) -> str:
+        """Hex SHA-256 over the arrays' bytes, in order."""
+        return arrays_sha256(self.arrays)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the arrays."""
+        return sum(array.nbytes for array in self.arrays)
+
+    def tensors(self) -> list[list[Any]]:
+        """Name, shape and dtype of each array, for the ledger."""
+        return [[piece_name(number), list(array.shape), str(array.dtype)] for number, array in enumerate(self.arrays)]
+
+
+def piece_name(number: int) -> str:
+    """The key of a piece in the `arrays` record; sorted, they are in order."""
+    return f"{number:06d}"
+
+
+def arrays_sha256(arrays: list[np.ndarray]) -> str:
+    """Hex SHA-256 over the arrays' bytes, in order."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def message_limit(size: int) -> int:
+    """Most bytes of a message for a trainable set of `size` values: the whole set as fp32, and what is around it."""
+    return 4 * size + size // 64 + OVERHEAD
+
+
+def read_request(content: RecordDict, files: PolicyFiles) -> TrainRequest:
+    """What a train message asks; `MessageRefused` unless it is for this policy and within the contract's limits."""
+    for name in content:
+        if name not in (ARRAYS, CONFIG):
+            raise MessageRefused(f"{name!s:.60}", "is not a record of a train message.")
+    request = TrainRequest.from_config(_config(content))
+    for key, theirs, ours in (
+        ("layout-sha256", request.layout_sha256, files.layout.sha256),
+        ("backbone-sha256", request.backbone_sha256, files.backbone_sha256),
+        ("policy-id", request.policy_id, files.policy_id),
+    ):
+        if theirs != ours:
+            raise MessageRefused(
+                key,
+                f"the round is for {theirs[:16]}, this computer's policy is {ours[:16]}.",
+            )
+    return request
+
+
+def read_weights(
+    content: RecordDict,
+    request: TrainRequest,
+    size: int,
+    previous: np.ndarray | None = None,
+) -> np.ndarray:
+    """The weights to train from, float32, flat; their hash is what the request says.
+
+    A difference is added to `previous`, multiply then add in float32, as on the server. `MessageRefused` when the
+    arrays do not fit, or `previous` is not the base of the difference.
+    """
+    encoding = "fp32" if request.arrays_kind == WHOLE else request.encoding
+    weights = decode(read_arrays(content, size), encoding, size)
+    if request.arrays_kind == DIFFERENCE:
+        if previous is None or previous.size != size or weights_sha256(previous) != request.base_sha256:
+            raise MessageRefused(
+                "base-sha256",
+                "this node does not hold those weights; the whole is needed.",
+            )
+        weights += previous
+    if weights_sha256(weights) != request.weights_sha256:
+        raise MessageRefused("weights-sha256", "is not that of the weights which came.")
+    return weights
+
+
+def read_arrays(content: RecordDict, size: int) -> list[np.ndarray]:
+    """The pieces in the `arrays` record, checked for number and length before they are unpacked."""
+    record = content.array_records.get(ARRAYS)
+    names = [piece_name(number) for number in range(pieces(size))]
+    if record is None or sorted(record) != names:
+        raise MessageRefused(
+            ARRAYS,
+            f"does not hold the {len(names)} pieces of this policy's {size:,} values.",
+        )
+    return [_array(name, record[name]) for name in names]
+
+
+def _array(name: str, array: Any) -> np.ndarray:
+    """flwr's array without a copy. Its header is parsed as a literal, never executed, and has to agree with its length."""
+    if array.stype != "numpy.ndarray":
+        raise MessageRefused(f"{ARRAYS}[{name}]", f"is stored as {array.stype!r:.40}.")
+    buffer = io.BytesIO(array.data)
+    try:
+        if np.lib.format.read_magic(buffer) != (1, 0):
+            raise ValueError("another format than 1.0")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(buffer)
+        if dtype not in (np.dtype("<f4"), np.dtype("<f2")) or len(shape) != 1:
+            raise ValueError(f"{len(shape)} dimensions of {dtype}")
+        if prod(shape) * dtype.itemsize != len(array.data) - buffer.tell():
+            raise ValueError("its length is not what its shape says")
+        return np.frombuffer(array.data, dtype, offset=buffer.tell())
+    except (
+        ValueError,
+        TypeError,
+        EOFError,
+        SyntaxError,
+        MemoryError,
+        RecursionError,
+        tokenize.TokenError,
+    ) as error:
+        raise MessageRefused(f"{ARRAYS}[{name}]", f"cannot be read: {error!s:.100}.") from error
+
+
+def _config(content: RecordDict) -> Mapping[str, Any]:
+    record = content.config_records.get(CONFIG)
+    if record is None:
+        raise MessageRefused(CONFIG, "is missing.")
+    return dict(record)
+
+
+def answer(request: TrainRequest, result: RoundResult) -> Answer:
+    """The reply to `request`. Losses that average fewer than `MIN_FRAMES` frames stay here."""
+    metrics = check_metrics(result.metrics)
+    if metrics.get("frames-seen", metrics["num-examples"]) < MIN_FRAMES:
+        metrics = {key: value for key, value in metrics.items() if not key.startswith("loss-")}
+    return Answer(encode(result.delta, request.encoding), reply_config(request), metrics)
+
+
+def answer_train(content: RecordDict, files: PolicyFiles, trainer: Trains, *, deadline: float = 0.0) -> Answer:
+    """The whole round: check, train, encode. `deadline` is the Unix time by which training has to end, or 0."""
+    request = read_request(content, files)
+    weights = read_weights(content, request, files.layout.size)
+    return answer(request, trainer.train(request.plan(deadline), weights))
+
+
+def to_records(reply: Answer) -> RecordDict:
+    """`reply` as flwr's records."""
+    from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+    arrays = ArrayRecord({piece_name(number): Array(array) for number, array in enumerate(reply.arrays)})
+    return RecordDict(
+        {
+            ARRAYS: arrays,
+            CONFIG: ConfigRecord(dict(reply.config)),
+            METRICS: MetricRecord(dict(reply.metrics)),
+        }
+    )
+
+
+__all__ = [
+    "ARRAYS",
+    "Answer",
+    "Trains",
+    "answer",
+    "answer_train",
+    "arrays_sha256",
+    "message_limit",
+    "read_request",
+    "read_weights",
+    "to_records",
+]
