@@ -95,6 +95,9 @@ class ServerNetwork(_Section):
     host: str = Field("0.0.0.0", description="Address that the gateway listens on.")
     port: int = Field(8000, ge=0, le=65535, description="Port that the gateway listens on; 0 takes a free one.")
     name: str = Field("localhost", max_length=253, description="Name or address under which operators reach this computer; it is in the certificate.")
+    superlink_state: Literal["memory", "disk"] = Field(
+        "memory", description="Where the SuperLink keeps messages: memory is faster, disk survives its crash. Keys of nodes are always on disk."
+    )
 
 
 class ServerPolicy(_Section):
@@ -120,6 +123,7 @@ class ServerRounds(_Section):
     max_share: float = Field(0.5, gt=0, le=1, description="No node weighs more than this in the mean; below 1/n it acts as 1/n.")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of the run.")
     encoding: Literal["fp32", "fp16"] = Field("fp16", description="How updates travel: fp32, or fp16 of the change times 1024.")
+    keep_checkpoints: int = Field(10, ge=0, le=100_000, description="Policies kept of a run: the last ones, and the best. 0 keeps all.")
 
 
 class ServerTracking(_Section):
