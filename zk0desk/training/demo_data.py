@@ -206,9 +206,14 @@ def make_demo_held_out(folder: Path, seed: int = 0, episodes: int = 4, frames: i
 
 def _record(folder: Path, scenes: Sequence[Scene], frames: int, draw: np.random.Generator) -> Path:
     quiet_libraries()
+    import av.logging
+    import datasets
     from lerobot.configs.video import RGBEncoderConfig
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
+    datasets.disable_progress_bars()
+    # LeRobot puts FFmpeg's own log on standard error back each time it encodes.
+    av.logging.set_libav_level(av.logging.ERROR)
     folder = Path(folder)
     vector = {"dtype": "float32", "shape": (len(JOINTS),), "names": list(JOINTS)}
     picture = {"dtype": "video", "shape": (PIXELS, PIXELS, 3), "names": ["height", "width", "channels"]}

@@ -182,8 +182,8 @@ def trainable_weights(folder: Path) -> np.ndarray:
 def write_policy(target: Path, base_folder: Path, weights: np.ndarray, *, processors_from: Path | None = None) -> Path:
     """Write the policy of `base_folder` with the trainable set `weights` to `target`, atomically.
 
-    `weights` is float32, flat, in the order of the layout. Processors come from the folder `processors_from`, or from
-    the base. The result loads with `SmolVLAPolicy.from_pretrained(target)`. A policy that is at `target` is replaced.
+    `weights` is float32, flat, in the order of the layout. Processors, and `config.json` if it is there
+    (it says the robot's dimensions), come from the folder `processors_from`, or from the base. The result loads with `SmolVLAPolicy.from_pretrained(target)`. A policy that is at `target` is replaced.
     """
     target, base = Path(target).expanduser().absolute(), Path(base_folder).expanduser().absolute()
     tensors = _tensors(base)
@@ -195,6 +195,8 @@ def write_policy(target: Path, base_folder: Path, weights: np.ndarray, *, proces
         _copy_description(base, partial)
         for name in _processor_files(processors_from or base):
             shutil.copyfile((processors_from or base) / name, partial / name)
+        if processors_from and (processors_from / CONFIG).exists():
+            shutil.copyfile(processors_from / CONFIG, partial / CONFIG)
         settle_policy(partial, at=target)
     return target
 

@@ -1,0 +1,443 @@
+"""One local round of FedProx over LeRobot's own forward: epochs or a step budget, until a deadline; pause, stop, partial work.
+
+The optimiser is that of LeRobot's SmolVLA preset (AdamW, clipping), made anew each round, without LeRobot's scheduler:
+the rate is the server's. What is drawn at random comes from (seed, node, round) alone.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from zk0desk.control import NodeControl
+from zk0desk.errors import OperatorError
+from zk0desk.events import Notice, RoundStarted, RoundTrained, Sink, StepDone
+from zk0desk.settings import ChosenRecording
+from zk0desk.training.fedprox import add_proximal_gradient, client_mu, loss_spread, raised_mu
+from zk0desk.training.frames import Batch, Frames, ahead, to_device
+from zk0desk.training.noise import action_size, draw_noise, seed_of
+from zk0desk.training.rounds import RoundPlan, RoundResult
+
+if TYPE_CHECKING:
+    import torch
+
+    from zk0desk.training.policy import TrainablePolicy
+
+BETAS, EPS, WEIGHT_DECAY, CLIP_NORM = (0.9, 0.95), 1e-8, 1e-10, 10.0
+"""LeRobot's preset for SmolVLA."""
+MIN_FRAMES = 32
+"""A loss that is sent averages at least this many frames, where the round visited as many."""
+SKIPS = 3
+"""Steps in a row without a finite loss that end the round."""
+LARGE_POLICY = 50_000_000
+"""From this many parameters on, a CPU computes two frames at once: no operation then takes long, and Stop is quick."""
+
+
+class RoundFailedError(OperatorError):
+    """The local round ended without an update."""
+
+    code = "round-failed"
+
+
+class _DeadlinePassed(Exception):  # noqa: N818 - no error: the round returns what it has
+    """The deadline came within a step."""
+
+
+@dataclass
+class _Progress:
+    """What a round has done so far. Losses and norms are per step."""
+
+    losses: list[float] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
+    mus: list[float] = field(default_factory=list)
+    visited: set[int] = field(default_factory=set)
+    proximal: float = 0.0
+    epoch_began: int = 0
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One planned optimiser step: `number` from 1, `epoch` from 1, the frames, and whether a pass ends with it."""
+
+    number: int
+    epoch: int
+    frames: list[int]
+    ends_epoch: bool
+
+
+class LocalTrainer:
+    """Trains a node's policy on its recordings, a round at a time. One thread uses it."""
+
+    def __init__(
+        self,
+        policy: TrainablePolicy,
+        recordings: Sequence[ChosenRecording],
+        *,
+        node: str,
+        device: str = "auto",
+        precision: str = "auto",
+        micro_batch: int = 0,
+        threads: int = 0,
+        emit: Sink,
+        control: NodeControl,
+    ) -> None:
+        self._policy = policy
+        self._node = node
+        self._threads = threads or max(1, (os.cpu_count() or 1) - 1)
+        self._emit = emit
+        self._control = control
+        self._device = choose_device(device)
+        self._autocast = _wants_bf16(precision, self._device)
+        policy.policy.to(self._device)
+        self._frames = Frames(policy, recordings)
+        large = policy.files.parameters >= LARGE_POLICY and self._device.type == "cpu"
+        self._micro = micro_batch or (2 if large else 0)
+        # The mu rule looks back over the epochs of a run, earlier rounds included.
+        self._run = ""
+        self._epochs: list[tuple[int, float]] = []
+        """(round, mean loss) of each epoch of the run."""
+        self._raised: dict[int, bool] = {}
+        """Whether mu stood raised at a round's end."""
+
+    @property
+    def frames(self) -> int:
+        """Number of frames of this node's data."""
+        return len(self._frames)
+
+    @property
+    def device(self) -> str:
+        """Where it trains: cpu, cuda or mps."""
+        return self._device.type
+
+    def train(self, plan: RoundPlan, global_weights: np.ndarray) -> RoundResult:
+        """Train one round from `global_weights` (w_t, float32, flat). Emits RoundStarted, StepDone and RoundTrained.
+
+        Raises `Stopped` when asked to stop, and `RoundFailedError` when there is no update: three losses in a row that are
+        not finite, no step before the deadline, or too little memory for a single frame.
+        """
+        import torch
+
+        began = time.monotonic()
+        if plan.run != self._run:
+            self._run, self._epochs, self._raised = plan.run, [], {}
+        # A round that is asked for again starts from where it started before.
+        self._epochs = [entry for entry in self._epochs if entry[0] < plan.round]
+        self._raised = {number: raised for number, raised in self._raised.items() if number < plan.round}
+        self._policy.set_weights(global_weights)
+        anchors = [parameter.detach().clone() for parameter in self._policy.parameters]
+        optimiser = self._optimiser(plan.lr)
+        steps = planned_steps(plan, self.frames)
+        self._emit(
+            RoundStarted(
+                run=plan.run,
+                round=plan.round,
+                rounds=plan.rounds,
+                lr=plan.lr,
+                mu=plan.mu,
+                steps=steps,
+                epochs=steps / max(1, -(-self.frames // plan.batch_size)),
+                batch_size=plan.batch_size,
+                frames=self.frames,
+                deadline=plan.deadline,
+            )
+        )
+        progress = _Progress()
+        history = [loss for _, loss in self._epochs]
+        before = len(history)
+        raised = bool(self._raised) and self._raised[max(self._raised)]
+        mu = raised_mu(plan.mu, mu_max=plan.mu_max, alpha=plan.mu_alpha) if raised else plan.mu
+        partial = ""
+        skipped = 0
+        threads = torch.get_num_threads()
+        torch.set_num_threads(self._threads)
+        self._policy.policy.train()
+        with ExitStack() as stack:
+            stack.callback(torch.set_num_threads, threads)
+            stack.callback(lambda: optimiser.zero_grad(set_to_none=True))
+            decoders = stack.enter_context(ThreadPoolExecutor(min(4, os.cpu_count() or 1), "zk0desk-decode"))
+            following = stack.enter_context(ThreadPoolExecutor(1, "zk0desk-batch"))
+            stack.enter_context(self._checking(plan.deadline))
+            try:
+                for step, groups in ahead(lambda step: self._groups(step.frames, decoders), self._steps(plan, steps), following):
+                    self._control.hold(plan.deadline)
+                    self._check(plan.deadline)
+                    started = time.monotonic()
+                    optimiser.zero_grad(set_to_none=True)
+                    loss, norm = self._gradients(plan, step, groups)
+                    if not (np.isfinite(loss) and np.isfinite(norm)):
+                        skipped += 1
+                        self._say_skipped(plan, step, skipped)
+                        continue
+                    skipped = 0
+                    proximal = add_proximal_gradient(self._policy.parameters, anchors, mu)
+                    # Clipping acts on the sum of both gradients.
+                    torch.nn.utils.clip_grad_norm_(self._policy.parameters, CLIP_NORM)
+                    self._update(optimiser)
+                    self._count(progress, step, loss, norm, mu, proximal)
+                    self._emit(
+                        StepDone(
+                            run=plan.run,
+                            round=plan.round,
+                            step=step.number,
+                            steps=steps,
+                            epoch=step.epoch,
+                            loss=loss,
+                            proximal=proximal,
+                            grad_norm=norm,
+                            lr=plan.lr,
+                            mu=mu,
+                            frames=len(step.frames),
+                            seconds=time.monotonic() - started,
+                        )
+                    )
+                    if step.ends_epoch:
+                        mu = self._end_epoch(plan, progress, history)
+            except _DeadlinePassed:
+                partial = "deadline"
+        if not progress.losses:
+            raise RoundFailedError(
+                f"Round {plan.round} gave no update.",
+                "No step was finished before the deadline." if partial else "No step had a finite loss.",
+                "Ask the coordinator for a longer deadline or a smaller batch, or train on a faster computer.",
+            )
+        self._epochs += [(plan.round, loss) for loss in history[before:]]
+        self._raised[plan.round] = mu > plan.mu
+        delta = self._policy.get_weights()
+        delta -= global_weights
+        metrics = self._metrics(plan, progress, history, delta, time.monotonic() - began)
+        self._emit(RoundTrained(run=plan.run, round=plan.round, metrics=metrics, partial=partial))
+        return RoundResult(delta=delta, metrics=metrics, partial=partial, losses=list(progress.losses))
+
+    def _steps(self, plan: RoundPlan, steps: int) -> Iterator[_Step]:
+        """The round's steps: passes over all frames, each in an order of its own, cut into batches. A round's end ends a pass."""
+        draw = np.random.default_rng(seed_of(plan.seed, self._node, plan.round, "order"))
+        number = epoch = 0
+        while number < steps:
+            epoch += 1
+            order = draw.permutation(self.frames)
+            for start in range(0, self.frames, plan.batch_size):
+                number += 1
+                last = start + plan.batch_size >= self.frames or number == steps
+                yield _Step(number, epoch, order[start : start + plan.batch_size].tolist(), last)
+                if number == steps:
+                    return
+
+    def _groups(self, indices: list[int], decoders: ThreadPoolExecutor) -> list[tuple[list[int], Batch]]:
+        """The batch as parts that can be computed together: their places in it and their data."""
+        self._control.check()
+        return [(places, self._frames.batch([indices[place] for place in places], decoders)) for places in self._frames.alike(indices)]
+
+    def _gradients(self, plan: RoundPlan, step: _Step, groups: list[tuple[list[int], Batch]]) -> tuple[float, float]:
+        """Leave the batch's data gradient in `.grad`; its loss and the gradient's norm. Halves the micro-batch when memory runs out."""
+        import torch
+
+        noise, moment = draw_noise(self._policy, len(step.frames), plan.seed, self._node, plan.round, "noise", step.number)
+        valid = self._frames.valid_entries(step.frames)
+        while True:
+            size = min(self._micro or len(step.frames), len(step.frames))
+            try:
+                loss = self._accumulate(step, groups, size, noise, moment, valid)
+                gradients = [parameter.grad for parameter in self._policy.parameters if parameter.grad is not None]
+                return loss, float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
+            except (RuntimeError, MemoryError) as error:
+                if not _out_of_memory(error):
+                    raise
+                self._policy.policy.zero_grad(set_to_none=True)
+                if size == 1:
+                    raise RoundFailedError(
+                        "There is not enough memory to train on a single frame.",
+                        f"{self._device.type}: {str(error).splitlines()[0] if str(error) else 'out of memory'}",
+                        "Close other programs, or train on a computer with more memory.",
+                    ) from error
+                self._micro = size // 2
+            # Outside of the handler: the traceback holds what filled the memory.
+            if self._device.type == "cuda":
+                torch.cuda.empty_cache()
+            self._emit(
+                Notice(
+                    severity="note",
+                    code="micro-batch-halved",
+                    what=f"Memory ran out; {self._micro} frames are computed at once from here on.",
+                    why=f"{size} did not fit.",
+                    remedy="Nothing is lost: the update is the same, training is a little slower.",
+                )
+            )
+
+    def _accumulate(
+        self, step: _Step, groups: list[tuple[list[int], Batch]], size: int, noise: torch.Tensor, moment: torch.Tensor, valid: np.ndarray
+    ) -> float:
+        """Add up the gradients of micro-batches of `size` frames, each weighted by its share of valid entries."""
+        total, loss = int(valid.sum()), 0.0
+        for places, data in groups:
+            for start in range(0, len(places), size):
+                part = places[start : start + size]
+                share = float(valid[part].sum() / total)
+                micro = to_device({key: value[start : start + size] for key, value in data.items()}, self._device)
+                with action_size(self._policy, self._frames.action_size(step.frames[part[0]])), self._precision():
+                    value, _ = self._policy.policy.forward(micro, noise=noise[part].to(self._device), time=moment[part].to(self._device))
+                loss += share * float(value.detach())
+                if not np.isfinite(loss):
+                    return loss
+                (value * share).backward()
+        return loss
+
+    def _update(self, optimiser: torch.optim.Optimizer) -> None:
+        try:
+            optimiser.step()
+        except (RuntimeError, MemoryError) as error:
+            if not _out_of_memory(error):
+                raise
+            raise RoundFailedError(
+                "There is not enough memory for the optimiser.",
+                "It keeps two numbers for each trained parameter.",
+                "Close other programs, or train on a computer with more memory.",
+            ) from error
+
+    def _optimiser(self, lr: float) -> torch.optim.Optimizer:
+        import torch
+
+        # Fused is three times as fast on a CPU; on a GPU PyTorch's default (foreach) is.
+        fused = True if self._device.type == "cpu" else None
+        return torch.optim.AdamW(self._policy.parameters, lr=lr, betas=BETAS, eps=EPS, weight_decay=WEIGHT_DECAY, fused=fused)
+
+    def _precision(self) -> AbstractContextManager[object]:
+        import torch
+
+        return torch.autocast(self._device.type, torch.bfloat16) if self._autocast else nullcontext()
+
+    def _say_skipped(self, plan: RoundPlan, step: _Step, skipped: int) -> None:
+        if skipped >= SKIPS:
+            raise RoundFailedError(
+                f"Round {plan.round} was ended: the loss is not a finite number.",
+                f"{SKIPS} steps in a row, the last was step {step.number}. No update is sent.",
+                "Check the recordings for broken values; if they are sound, tell the coordinator that the learning rate may be too high.",
+            )
+        self._emit(
+            Notice(
+                severity="warning",
+                code="step-skipped",
+                what=f"Step {step.number} of round {plan.round} was skipped.",
+                why="Its loss or gradient is not a finite number.",
+                remedy=f"{SKIPS} in a row would end the round.",
+            )
+        )
+
+    def _count(self, progress: _Progress, step: _Step, loss: float, norm: float, mu: float, proximal: float) -> None:
+        progress.losses.append(loss)
+        progress.sizes.append(len(step.frames))
+        progress.norms.append(norm)
+        progress.mus.append(mu)
+        progress.visited.update(step.frames)
+        progress.proximal = proximal
+
+    def _end_epoch(self, plan: RoundPlan, progress: _Progress, history: list[float]) -> float:
+        """mu until the next epoch's end."""
+        part = slice(progress.epoch_began, len(progress.losses))
+        progress.epoch_began = len(progress.losses)
+        if not progress.losses[part]:
+            return progress.mus[-1] if progress.mus else plan.mu
+        history.append(float(np.average(progress.losses[part], weights=progress.sizes[part])))
+        return client_mu(
+            plan.mu,
+            history,
+            float(np.mean(progress.norms[part])),
+            mu_max=plan.mu_max,
+            alpha=plan.mu_alpha,
+            loss_std=plan.mu_loss_std,
+            norm_limit=plan.mu_grad_norm,
+        )
+
+    def _metrics(self, plan: RoundPlan, progress: _Progress, history: list[float], delta: np.ndarray, seconds: float) -> dict[str, float]:
+        seen = sum(progress.sizes)
+        return {
+            "num-examples": float(len(progress.visited)),
+            "frames-seen": float(seen),
+            "epochs-done": seen / self.frames,
+            "steps-done": float(len(progress.losses)),
+            "loss-first": _mean_of_first(progress.losses, progress.sizes),
+            "loss-last": _mean_of_first(progress.losses[::-1], progress.sizes[::-1]),
+            "loss-mean": float(np.average(progress.losses, weights=progress.sizes)),
+            "loss-std": loss_spread(history),
+            "proximal-last": progress.proximal,
+            "grad-norm": float(np.mean(progress.norms)),
+            "update-norm": float(np.linalg.norm(delta)),
+            "mu-used": float(np.mean(progress.mus)),
+            "lr-used": plan.lr,
+            "seconds": seconds,
+        }
+
+    def _check(self, deadline: float) -> None:
+        self._control.check()
+        if deadline and time.time() >= deadline:
+            raise _DeadlinePassed
+
+    @contextmanager
+    def _checking(self, deadline: float) -> Iterator[None]:
+        """Look for stop and deadline between the layers of a step: in the forward before each module, in the backward after each gradient.
+
+        A full backward hook would forbid LeRobot's additions in place; gradients of the trainable set arrive in every layer.
+        """
+        handles = []
+        check: Callable[..., None] = lambda *_: self._check(deadline)  # noqa: E731 - one callable for both kinds of hooks
+        try:
+            for module in self._policy.policy.modules():
+                if not any(True for _ in module.children()):
+                    handles.append(module.register_forward_pre_hook(check))
+            for parameter in self._policy.parameters:
+                handles.append(parameter.register_post_accumulate_grad_hook(check))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def planned_steps(plan: RoundPlan, frames: int) -> int:
+    """Optimiser steps of a round over `frames` frames: the budget, or passes of ceil(frames / batch) steps each."""
+    if plan.local_steps:
+        return plan.local_steps
+    a_pass = -(-frames // plan.batch_size)
+    whole = int(plan.local_epochs)
+    return max(1, whole * a_pass + int(np.ceil(round((plan.local_epochs - whole) * a_pass, 9))))
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The device to train on; `auto` takes CUDA, then MPS, then the CPU. RoundFailedError when the wanted one is not there."""
+    import torch
+
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if wanted == "auto":
+        return torch.device(next(name for name, usable in there.items() if usable))
+    if not there.get(wanted, False):
+        raise RoundFailedError(
+            f"The device {wanted} cannot be used.", "PyTorch does not see it on this computer.", "Set the device to auto, or install its driver."
+        )
+    return torch.device(wanted)
+
+
+def _wants_bf16(precision: str, device: torch.device) -> bool:
+    import torch
+
+    if precision == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return precision == "bf16"
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    import torch
+
+    text = str(error).lower()
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "out of memory" in text or "defaultcpuallocator" in text
+
+
+def _mean_of_first(losses: Sequence[float], sizes: Sequence[int]) -> float:
+    """Mean over as many steps as hold `MIN_FRAMES` frames, weighted by frames."""
+    steps = int(np.searchsorted(np.cumsum(sizes), MIN_FRAMES)) + 1
+    return float(np.average(losses[:steps], weights=sizes[:steps]))
