@@ -195,7 +195,8 @@ QPushButton[zk="tab"]:hover { color: %(text)s; }
 QPushButton[zk="tab"]:focus { color: %(accent)s; border-bottom: 2px solid %(control)s; }
 QLineEdit, QPlainTextEdit, QTextEdit, QSpinBox, QDoubleSpinBox { background: %(surface)s; border: 1px solid %(control)s;
     border-radius: 7px; padding: 5px 9px; selection-background-color: %(accent)s; selection-color: %(on_accent)s; }
-QLineEdit:focus, QPlainTextEdit:focus, QTextEdit:focus, QSpinBox:focus, QDoubleSpinBox:focus { border: 2px solid %(accent)s; padding: 4px 8px; }
+QLineEdit:focus, QPlainTextEdit:focus, QTextEdit:focus, QSpinBox:focus, QDoubleSpinBox:focus {
+    border: 2px solid %(accent)s; padding: 4px 8px; }
 QProgressBar { background: %(border)s; border: none; border-radius: 3px; max-height: 6px; min-height: 6px; }
 QProgressBar::chunk { background: %(accent)s; border-radius: 3px; }
 QTableView, QTreeView, QListView { background: %(surface)s; border: 1px solid %(border)s; border-radius: 10px; gridline-color: %(border)s;
@@ -208,5 +209,6 @@ QMenu::item:selected { background: %(soft)s; color: %(accent)s; }
 QScrollBar:vertical { background: transparent; width: 10px; margin: 0; }
 QScrollBar:horizontal { background: transparent; height: 10px; margin: 0; }
 QScrollBar::handle { background: %(control)s; border-radius: 4px; min-height: 28px; min-width: 28px; margin: 1px; }
-QScrollBar::add-line, QScrollBar::sub-line, QScrollBar::add-page, QScrollBar::sub-page { background: none; border: none; width: 0; height: 0; }
+QScrollBar::add-line, QScrollBar::sub-line, QScrollBar::add-page, QScrollBar::sub-page {
+    background: none; border: none; width: 0; height: 0; }
 """

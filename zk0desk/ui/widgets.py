@@ -80,7 +80,7 @@ class ElidedLabel(QWidget):
         """All of the text."""
         return self._text
 
-    def setText(self, text: str) -> None:  # noqa: N802 - Qt's name
+    def setText(self, text: str) -> None:
         """Show `text`."""
         if text != self._text:
             self._text = text
@@ -272,14 +272,13 @@ class EmptyState(QWidget):
         super().__init__()
         column = QVBoxLayout(self)
         column.setSpacing(theme.SPACE_3)
+        column.setContentsMargins(80, 0, 80, 0)
         column.addStretch(2)
         self.icon = IconLabel(icon_name, "muted", 56)
         self.sentence = Text(sentence, "muted")
         self.sentence.setAlignment(Qt.AlignmentFlag.AlignCenter)
-        self.sentence.setMaximumWidth(460)
-        self.sentence.setMinimumWidth(300)
         column.addWidget(self.icon, 0, Qt.AlignmentFlag.AlignHCenter)
-        column.addWidget(self.sentence, 0, Qt.AlignmentFlag.AlignHCenter)
+        column.addWidget(self.sentence)
         self.button = PrimaryButton(button, on_click=on_click)
         self.button.setVisible(bool(button))
         column.addWidget(self.button, 0, Qt.AlignmentFlag.AlignHCenter)

@@ -1,0 +1,153 @@
+"""Starts the window. Before its first paint only the theme and the geometry are read."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from PySide6.QtCore import Qt, QTimer
+from PySide6.QtGui import QGuiApplication
+from PySide6.QtWidgets import QApplication
+
+from zk0desk.ui import theme
+from zk0desk.ui.crash import Crash, CrashGuard
+from zk0desk.ui.model import AppModel
+from zk0desk.ui.single_instance import SingleInstance
+from zk0desk.ui.window import MainWindow
+
+SWITCH_INTERVAL_S = 0.002
+"""How long another thread may keep Python before the window gets its turn; the default of 5 ms shows as lag."""
+
+
+def application(argv: Sequence[str]) -> QApplication:
+    """The one QApplication, named and ready for fractional scaling."""
+    existing = QApplication.instance()
+    if isinstance(existing, QApplication):
+        return existing
+    QGuiApplication.setHighDpiScaleFactorRoundingPolicy(Qt.HighDpiScaleFactorRoundingPolicy.PassThrough)
+    app = QApplication(list(argv) or ["zk0desk"])
+    app.setApplicationName("zk0desk")
+    app.setApplicationDisplayName("zk0desk")
+    app.setDesktopFileName("zk0desk")
+    return app
+
+
+def run(
+    argv: Sequence[str] = (),
+    *,
+    settings_path: Path | None = None,
+    journal_path: Path | None = None,
+    on_ready: Callable[[MainWindow], object] | None = None,
+    autojoin: bool = False,
+) -> int:
+    """Open the window and stay until it closes; the exit status.
+
+    `argv` may name an invitation: a line that begins with zk0desk:join or the path of a .zk0invite file. A window over
+    the operator's own settings is the only one (`settings_path` None); with other settings (the demo) it stands beside.
+    `on_ready` is called after the first paint; `autojoin` then starts the node.
+    """
+    app = application(["zk0desk", *argv])
+    opened = next((argument for argument in argv if argument and not argument.startswith("-")), "")
+    single: SingleInstance | None = None
+    guard: CrashGuard | None = None
+    if settings_path is None:
+        single = SingleInstance()
+        if not single.claim(_absolute(opened)):
+            return 0
+        guard = CrashGuard()
+    model = AppModel(settings_path, journal_path)
+    theme.apply(app, _theme(model))
+    window = MainWindow(model)
+    ready = False
+
+    def after_paint() -> None:
+        nonlocal ready
+        ready = True
+        _follow_settings(app, model)
+        if guard is not None:
+            crash = guard.last_crash()
+            with contextlib.suppress(OSError):
+                guard.arm()
+            model.nodeStarted.connect(lambda: guard.note(training=True))
+            model.nodeEnded.connect(lambda: guard.note(training=False))
+            if crash is not None:
+                QTimer.singleShot(0, window, lambda: offer_to_go_on(window, crash))
+        if opened:
+            model.open_invitation(opened)
+        if on_ready is not None:
+            on_ready(window)
+        if autojoin:
+            window.show_page("training")
+            model.join()
+
+    window.firstPaint.connect(after_paint, Qt.ConnectionType.QueuedConnection)
+    if single is not None:
+        single.raised.connect(lambda argument: _raise(window, model, argument))
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    app.setQuitOnLastWindowClosed(False)
+    window.closed.connect(app.quit)
+    window.show()
+    try:
+        return int(app.exec())
+    finally:
+        sys.setswitchinterval(before)
+        thread = model.thread_of_node
+        if thread is not None:
+            model.stop_now()
+            thread.wait()
+        model.close()
+        if single is not None:
+            single.close()
+        if guard is not None and ready:
+            guard.disarm()
+
+
+def _absolute(argument: str) -> str:
+    """The second start may have another working directory than the first."""
+    return argument if not argument or argument.startswith("zk0desk:") else os.path.abspath(argument)
+
+
+def _theme(model: AppModel) -> theme.Choice:
+    choice = model.window_state.text("theme", "system")
+    return choice if choice in ("light", "dark") else "system"  # type: ignore[return-value]
+
+
+def _follow_settings(app: QApplication, model: AppModel) -> None:
+    from zk0desk.errors import OperatorError
+
+    try:
+        choice = model.settings.appearance.theme
+    except OperatorError:
+        return  # the pages say what is wrong with the settings
+    model.window_state.values["theme"] = choice
+    theme.apply(app, choice)
+
+
+def _raise(window: MainWindow, model: AppModel, argument: str) -> None:
+    window.raise_up()
+    if argument:
+        model.open_invitation(argument)
+
+
+def offer_to_go_on(window: MainWindow, crash: Crash) -> None:
+    """Say what died, and offer to join again when the node ran."""
+    from PySide6.QtWidgets import QMessageBox
+
+    box = QMessageBox(window)
+    box.setIcon(QMessageBox.Icon.Warning)
+    box.setWindowTitle("zk0desk")
+    box.setText(crash.sentence)
+    details = f" The report is in {crash.report}." if crash.report else ""
+    box.setInformativeText(f"Recordings, settings and finished rounds are intact.{details}")
+    box.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+    if crash.training:
+        go_on = box.addButton("&Go on: join again", QMessageBox.ButtonRole.AcceptRole)
+        box.addButton("&Not now", QMessageBox.ButtonRole.RejectRole)
+        go_on.clicked.connect(lambda: (window.show_page("training"), window.model.join()))
+    else:
+        box.addButton("&Close", QMessageBox.ButtonRole.RejectRole)
+    box.open()

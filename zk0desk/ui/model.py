@@ -1,0 +1,217 @@
+"""What all pages share: settings, the journal, the node that runs, and what it tells."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PySide6.QtCore import QObject, Signal
+
+from zk0desk import events, folders
+from zk0desk.federation.node_state import RUNNING, SENTENCES, NodeState
+
+if TYPE_CHECKING:
+    from zk0desk.control import NodeControl
+    from zk0desk.journal import Journal
+    from zk0desk.settings import Settings
+    from zk0desk.ui.node_thread import NodeThread
+
+
+class WindowState:
+    """The little that is read before the first paint: theme and geometry, a small JSON file in the state folder."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path or folders.state_folder() / "window.json"
+        self.values: dict[str, Any] = {}
+        try:
+            read = json.loads(self.path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            read = None  # missing or damaged: the defaults do, and closing the window writes it again
+        if isinstance(read, dict):
+            self.values = read
+
+    def text(self, name: str, default: str = "") -> str:
+        """The text kept under `name`."""
+        value = self.values.get(name, default)
+        return value if isinstance(value, str) else default
+
+    def keep(self, **values: Any) -> None:
+        """Keep `values` and write the file when something changed. A disk that is full does not stop the window."""
+        changed = {**self.values, **values}
+        if changed == self.values:
+            return
+        self.values = changed
+        with contextlib.suppress(OSError):
+            folders.private_folder(self.path.parent)
+            partial = self.path.with_suffix(".partial")
+            partial.write_text(json.dumps(changed), encoding="utf-8")
+            partial.replace(self.path)
+
+
+class AppModel(QObject):
+    """The window's model. `settings_path` and `journal_path` default to the operator's files.
+
+    `nodeEvent` fires for every event of the node, in order, in the window's thread; `nodeEvents` for each batch, and is
+    what plots listen to. `nodeStateChanged` carries a `NodeStateChanged`. `showPage` asks the window for a page by its
+    `page_id`. `invitationOpened` carries a line or the path of a file that came from outside.
+    """
+
+    settingsChanged = Signal()
+    nodeEvent = Signal(object)
+    nodeEvents = Signal(list)
+    nodeStateChanged = Signal(object)
+    nodeStarted = Signal()
+    nodeEnded = Signal()
+    showPage = Signal(str)
+    invitationOpened = Signal(str)
+
+    def __init__(self, settings_path: Path | None = None, journal_path: Path | None = None, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self.settings_path = settings_path
+        self.journal_path = journal_path
+        self.window_state = WindowState()
+        self.control: NodeControl | None = None
+        self.pending_invitation = ""
+        self.last_notice: events.Notice | None = None
+        self._settings: Settings | None = None
+        self._journal: Journal | None = None
+        self._thread: NodeThread | None = None
+        what, why, then = SENTENCES[NodeState.IDLE]
+        self.state_event = events.NodeStateChanged(state=NodeState.IDLE, what=what, why=why, then=then)
+
+    # --- settings and journal
+
+    @property
+    def settings(self) -> Settings:
+        """The settings, read when first asked for. SettingsError when the file cannot be used."""
+        if self._settings is None:
+            from zk0desk import settings
+
+            self._settings = settings.load(self.settings_path)
+        return self._settings
+
+    def update_settings(self, settings: Settings) -> None:
+        """Write `settings` to the file and tell everyone."""
+        from zk0desk import settings as module
+
+        module.save(settings, self.settings_path)
+        self._settings = settings
+        self.window_state.keep(theme=settings.appearance.theme)
+        self.settingsChanged.emit()
+
+    def reload_settings(self) -> None:
+        """Read the file again, after a person mended it by hand."""
+        self._settings = None
+        _ = self.settings
+        self.settingsChanged.emit()
+
+    @property
+    def journal(self) -> Journal:
+        """The journal, opened when first asked for. JournalError when it cannot be used."""
+        if self._journal is None:
+            from zk0desk.journal import Journal
+
+            self._journal = Journal(self.journal_path)
+        return self._journal
+
+    def close(self) -> None:
+        """Close what is open. The node has to have ended."""
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+
+    # --- the node
+
+    @property
+    def state(self) -> NodeState:
+        """What the node does."""
+        return NodeState(self.state_event.state)
+
+    @property
+    def running(self) -> bool:
+        """Whether the node's thread lives."""
+        return self._thread is not None
+
+    @property
+    def thread_of_node(self) -> NodeThread | None:
+        """The node's thread while it lives."""
+        return self._thread
+
+    def join(self) -> None:
+        """Start the node with the settings of now. Does nothing while one runs. The events tell how it goes.
+
+        Consent is the node's own condition: without it the node fails with a sentence before anything is sent.
+        """
+        if self._thread is not None:
+            return
+        from zk0desk.control import NodeControl
+        from zk0desk.errors import OperatorError
+        from zk0desk.ui.node_thread import NodeThread
+
+        try:
+            settings, journal = self.settings, self.journal
+        except OperatorError as error:
+            self.take([
+                events.Notice(severity="error", code=error.code, what=error.what, why=error.why, remedy=error.remedy),
+                events.NodeStateChanged(state=NodeState.FAILED, what=error.what, why=error.why, then=error.remedy),
+            ])  # fmt: skip
+            return
+        self.last_notice = None
+        self.control = NodeControl()
+        self._thread = NodeThread(settings, journal, self.control, parent=self)
+        self._thread.batch.connect(self.take)
+        self._thread.ended.connect(self._on_ended)
+        self._thread.start()
+        self.nodeStarted.emit()
+
+    def take(self, batch: list[events.Event]) -> None:
+        """Give a batch of events to everyone who listens."""
+        for event in batch:
+            if isinstance(event, events.NodeStateChanged):
+                self.state_event = event
+                self.nodeStateChanged.emit(event)
+            elif isinstance(event, events.Notice):
+                self.last_notice = event
+            self.nodeEvent.emit(event)
+        if batch:
+            self.nodeEvents.emit(batch)
+
+    def _on_ended(self) -> None:
+        thread, self._thread = self._thread, None
+        self.control = None
+        if thread is not None:
+            thread.deleteLater()
+        if self.state in RUNNING:
+            what, why, then = SENTENCES[NodeState.STOPPED]
+            self.take([events.NodeStateChanged(state=NodeState.STOPPED, what=what, why=why, then=then)])
+        self.nodeEnded.emit()
+
+    def pause(self) -> None:
+        """Hold between two steps."""
+        if self.control is not None:
+            self.control.pause()
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        if self.control is not None:
+            self.control.resume()
+
+    def finish_round(self) -> None:
+        """Finish this round, send its update, then stop."""
+        if self.control is not None:
+            self.control.finish_round()
+
+    def stop_now(self) -> None:
+        """Stop at once; nothing more is sent."""
+        if self.control is not None:
+            self.control.stop_now()
+
+    # --- from outside
+
+    def open_invitation(self, text: str) -> None:
+        """Take an invitation that came by a link, a file or a second start, and show the page that explains it."""
+        self.pending_invitation = text
+        self.showPage.emit("federation")
+        self.invitationOpened.emit(text)
