@@ -129,7 +129,9 @@ class Invitation(BaseModel):
         """
         start = text.find(PREFIX)
         if start < 0:
-            raise InvitationError("This is not an invitation.", f"It holds no line that begins with {PREFIX}", "Paste the whole line, or open the file.")
+            raise InvitationError(
+                "This is not an invitation.", f"It holds no line that begins with {PREFIX}", "Paste the whole line, or open the file."
+            )
         # Mail programs wrap long lines; what follows the prefix up to the first other character belongs to the line.
         found = _LINE.match("".join(text[start : start + 2 * LINE_LIMIT].split()))
         remedy = "Copy it again as a whole, or ask the coordinator for the file."
@@ -151,7 +153,9 @@ class Invitation(BaseModel):
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             where = ".".join(str(part) for part in first["loc"]) or "invitation"
-            raise InvitationError("This invitation cannot be used.", f"`{where}`: {first['msg']}.", "Ask the coordinator for a new one.") from error
+            raise InvitationError(
+                "This invitation cannot be used.", f"`{where}`: {first['msg']}.", "Ask the coordinator for a new one."
+            ) from error
 
     @classmethod
     def read(cls, path: Path) -> Invitation:
@@ -160,4 +164,6 @@ class Invitation(BaseModel):
             with path.open(encoding="utf-8", errors="replace") as file:
                 return cls.parse(file.read(4 * LINE_LIMIT))
         except OSError as error:
-            raise InvitationError(f"{path} cannot be read.", f"{error.strerror}.", "Check that the file is there and may be read.") from error
+            raise InvitationError(
+                f"{path} cannot be read.", f"{error.strerror}.", "Check that the file is there and may be read."
+            ) from error

@@ -1,0 +1,271 @@
+"""`zk0desk server`: run a federation."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from zk0desk.events import Event
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    add_completion=False,
+    help="""Run a federation: make its folder, start it, invite operators, admit their computers, train.
+
+\b
+Example:
+  zk0desk server init ~/arms --name arms.example.org --policy ~/smolvla_base --held-out ~/recordings/held-out
+  zk0desk server start ~/arms &
+  zk0desk server invite ~/arms
+  zk0desk server run ~/arms""",
+)
+
+Folder = Annotated[Path, typer.Argument(help="The server's folder.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+WithParent = Annotated[bool, typer.Option("--with-parent", hidden=True, help="End when standard input ends.")]
+
+
+@app.command()
+def init(
+    folder: Folder,
+    name: Annotated[str, typer.Option(help="Name or address under which operators reach this computer.")] = "localhost",
+    policy: Annotated[Path | None, typer.Option(help="Folder of the SmolVLA base policy.", show_default=False)] = None,
+    held_out: Annotated[list[Path] | None, typer.Option(help="A held-out recording; may be given again.", show_default=False)] = None,
+    federation: Annotated[str, typer.Option(help="Name of the federation.")] = "zk0desk federation",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port that nodes call; 0 takes a free one.")] = 8000,
+) -> None:
+    """Make a server's folder: certificate, admission code, settings with comments.
+
+    \b
+    Example: zk0desk server init ~/arms --name arms.example.org --policy ~/smolvla_base
+    """
+    from pydantic import ValidationError
+
+    from zk0desk.errors import SettingsError
+    from zk0desk.federation.server_folder import init_server
+    from zk0desk.settings import ChosenRecording, ServerNetwork, ServerPolicy, ServerSettings
+
+    base = policy.expanduser().resolve() if policy else ServerPolicy().folder
+    recordings = tuple(ChosenRecording(path=path.expanduser().resolve()) for path in held_out or ())
+    try:
+        settings = ServerSettings(
+            federation=federation, network=ServerNetwork(name=name, port=port), policy=ServerPolicy(folder=base, held_out=recordings)
+        )
+    except ValidationError as error:
+        raise SettingsError("The folder was not made.", f"{error.errors()[0]['msg']}.", "Correct the options.") from error
+    if policy:
+        from zk0desk.training.policy_files import read_policy
+
+        read_policy(base)
+    server = init_server(folder, settings)
+    print(f"The server's folder is {server.path}. Look through server.toml, then: zk0desk server start {server.path}")
+
+
+@app.command()
+def start(
+    folder: Folder,
+    run: Annotated[bool, typer.Option("--run", help="Also conduct the rounds.")] = False,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds, instead of the settings' number.", show_default=False)] = None,
+    with_parent: WithParent = False,
+) -> None:
+    """Start the SuperLink and its gateway, and keep them running. Events are lines of JSON on standard output.
+
+    \b
+    Example: zk0desk server start ~/arms --run
+    """
+    from zk0desk.federation.server_folder import ServerFolder
+    from zk0desk.federation.supervisor import Server
+    from zk0desk.quiet import quiet_libraries
+
+    quiet_libraries()
+    server = Server(ServerFolder(folder), _print, run=run, rounds=rounds)
+    _until_told(server.stop, with_parent, within=1.7)
+    server.serve()
+
+
+@app.command("run")
+def run_(
+    folder: Folder,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds, instead of the settings' number.", show_default=False)] = None,
+    new: Annotated[bool, typer.Option("--new", help="Begin a new run, even if the last is not finished.")] = False,
+    with_parent: WithParent = False,
+) -> None:
+    """Conduct the rounds on the server that runs in FOLDER; go on with the last run where it stopped.
+
+    Events are lines of JSON on standard output. Ctrl-C stops at once, and nothing but the round under way is lost.
+
+    \b
+    Example: zk0desk server run ~/arms --rounds 30
+    """
+    from zk0desk.control import NodeControl, Stopped
+    from zk0desk.federation.server_app import run_rounds
+    from zk0desk.federation.tracking import tracked
+
+    control = NodeControl()
+    _until_told(control.stop_now, with_parent, within=1.7)
+    try:
+        with tracked(folder, _print) as emit:
+            run_rounds(folder, emit, control=control, rounds=rounds, fresh=new)
+    except Stopped:
+        return
+
+
+@app.command()
+def status(folder: Folder, as_json: AsJson = False) -> None:
+    """Say whether the server runs, who is online, and how far the run is.
+
+    \b
+    Example: zk0desk server status ~/arms --json
+    """
+    from zk0desk.federation.run_record import records
+    from zk0desk.federation.server_folder import ServerFolder
+
+    server = ServerFolder(folder)
+    settings, running = server.settings(), server.running()
+    runs = records(server)
+    found: dict[str, Any] = {
+        "federation": settings.federation, "address": f"{settings.network.name}:{running.port}", "pid": running.pid, "since": running.started,
+        "nodes": _nodes(server), "run": None,
+    }  # fmt: skip
+    if runs:
+        last = runs[-1]
+        found["run"] = {"run": last.uid, "round": last.done, "rounds": last.rounds, "finished": last.finished, "best-round": last.best,
+                        "eval-losses": last.eval_losses}  # fmt: skip
+    if as_json:
+        print(json.dumps(found))
+        return
+    count = {name: sum(node["status"] == name for node in found["nodes"]) for name in ("online", "admitted", "waiting")}
+    print(f"{settings.federation} at {found['address']} (process {running.pid})")
+    print(f"{count['online']} nodes online, {count['admitted']} admitted and away, {count['waiting']} waiting to be admitted")
+    if found["run"]:
+        print(f"Run {found['run']['run']}: round {found['run']['round']} of {found['run']['rounds']}")
+
+
+@app.command()
+def invite(
+    folder: Folder, out: Annotated[Path | None, typer.Option(help="Also write a file, NAME.zk0invite.", show_default=False)] = None
+) -> None:
+    """Print the invitation: one line to send to operators.
+
+    \b
+    Example: zk0desk server invite ~/arms --out arms.zk0invite
+    """
+    from zk0desk.federation.server_folder import ServerFolder
+
+    invitation = ServerFolder(folder).invitation()
+    if out:
+        invitation.write(out)
+    print(invitation.to_line())
+
+
+@app.command()
+def nodes(folder: Folder, as_json: AsJson = False) -> None:
+    """List nodes: online, admitted, waiting to be admitted, revoked.
+
+    \b
+    Example: zk0desk server nodes ~/arms
+    """
+    from zk0desk.federation.server_folder import ServerFolder
+
+    server = ServerFolder(folder)
+    server.settings()
+    found = _nodes(server)
+    if as_json:
+        print(json.dumps(found))
+        return
+    for node in found:
+        print(f"{node['fingerprint']}  {node['status']:8}  {node['address']}")
+    if not found:
+        print("No node has called yet.")
+
+
+@app.command()
+def admit(folder: Folder, who: Annotated[str, typer.Argument(help="Fingerprint, or the line that begins with zk0-node:")]) -> None:
+    """Admit a node. Compare the fingerprint with the operator first, by voice.
+
+    \b
+    Example: zk0desk server admit ~/arms "7c1e 09af 55d2 8b40"
+    """
+    from zk0desk.federation.server_folder import ServerFolder
+    from zk0desk.federation.superlink import admit as let_in
+
+    server = ServerFolder(folder)
+    server.settings()
+    print(f"Node {let_in(server, who).fingerprint} is admitted.")
+
+
+@app.command()
+def revoke(folder: Folder, who: Annotated[str, typer.Argument(help="Fingerprint, or the line that begins with zk0-node:")]) -> None:
+    """Refuse a node from now on.
+
+    \b
+    Example: zk0desk server revoke ~/arms "7c1e 09af 55d2 8b40"
+    """
+    from zk0desk.federation.server_folder import ServerFolder
+    from zk0desk.federation.superlink import revoke as keep_out
+
+    server = ServerFolder(folder)
+    server.settings()
+    print(f"Node {keep_out(server, who).fingerprint} is refused from now on.")
+
+
+@app.command("_superlink", hidden=True)
+def superlink_() -> None:
+    """The SuperLink's process."""
+    from zk0desk.federation.superlink import serve_superlink
+
+    serve_superlink()
+
+
+@app.command("_evaluator", hidden=True)
+def evaluator_() -> None:
+    """The process that evaluates on held-out recordings."""
+    from zk0desk.federation.evaluator import serve_evaluator
+
+    serve_evaluator()
+
+
+_printing = threading.Lock()
+
+
+def _print(event: Event) -> None:
+    with _printing:
+        sys.stdout.write(json.dumps(event.to_json()) + "\n")
+        sys.stdout.flush()
+
+
+def _until_told(stop: Callable[[], None], with_parent: bool, *, within: float) -> None:
+    """Call `stop` on Ctrl-C, on SIGTERM and, for a child of the product, when the parent ends."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop())
+    if with_parent:
+        from zk0desk.federation.child import when_parent_ends
+
+        when_parent_ends(stop, within=within)
+
+
+def _nodes(server: Any) -> list[dict[str, Any]]:
+    from zk0desk.federation.server_folder import ServerNotRunningError
+
+    online: set[bytes] = set()
+    try:
+        running = server.running()
+    except ServerNotRunningError:
+        running = None
+    if running is not None:
+        from zk0desk.federation.grid import Control
+
+        with Control(running.superlink, running.secret) as control:
+            online = {node.public_key for node in control.nodes() if node.online}
+    records = server.nodes().nodes()
+    return [
+        {**each.to_json(), **({"status": "online"} if each.status == "admitted" and each.public_key in online else {})} for each in records
+    ]

@@ -1,0 +1,63 @@
+"""Processes of the product that end when the process that started them ends, however it ends.
+
+The child reads its standard input, a pipe that the parent holds: when the parent is gone, even by `kill -9`, the pipe
+ends. That works on every system and leaves the parent free to start the child from any thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import IO, Any
+
+
+def spawn(arguments: list[str], *, stderr: IO[Any] | int | None = None, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    """Start `python -m zk0desk ARGUMENTS` with pipes for its standard input and output, line by line.
+
+    It is in a session of its own: Ctrl-C in the terminal reaches the parent, which decides.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-m", "zk0desk", *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+        encoding="utf-8",
+        bufsize=1,
+        env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})},
+        start_new_session=True,
+    )
+
+
+def end(process: subprocess.Popen[str], grace: float = 1.0) -> None:
+    """End a child: its standard input is closed, after `grace` seconds it is killed."""
+    if process.stdin and not process.stdin.closed:
+        with contextlib.suppress(BrokenPipeError, OSError):
+            process.stdin.close()
+    try:
+        process.wait(grace)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(5)
+    if process.stdout and not process.stdout.closed:
+        process.stdout.close()
+
+
+def when_parent_ends(act: Callable[[], None], *, within: float = 1.0) -> None:
+    """Call `act` in a thread of its own when standard input ends, and leave this process at the latest `within` seconds later."""
+
+    def watch() -> None:
+        with contextlib.suppress(OSError, ValueError):
+            # Not through sys.stdin: a thread that waits inside its buffer makes the interpreter's exit fail.
+            while os.read(0, 4096):
+                continue
+        last = threading.Timer(within, os._exit, (0,))
+        last.daemon = True
+        last.start()
+        act()
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()

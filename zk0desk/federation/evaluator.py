@@ -1,0 +1,174 @@
+"""Held-out evaluation in a process of its own: the process that aggregates holds no torch.
+
+Lines of JSON over its standard input and output. First the held-out recordings and the policy; the answer is
+`{"ready": true}`. Then `{"weights": PATH.npy}` for each evaluation; the answer is `{"loss", "frames", "recordings"}`.
+Either answer may be `{"error": {...}}`, the JSON of an `OperatorError`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from zk0desk.control import NodeControl
+from zk0desk.errors import OperatorError
+from zk0desk.federation import child
+from zk0desk.settings import ChosenRecording
+
+
+class EvaluationFailed(OperatorError):
+    """The held-out recordings could not be evaluated."""
+
+    code = "evaluation-failed"
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Held-out loss over all frames, and per recording."""
+
+    loss: float
+    frames: int
+    recordings: dict[str, float]
+
+
+class Evaluator:
+    """Starts the process at once; loading torch and the policy overlaps with waiting for nodes.
+
+    `processors` is where it writes the policy's processors with the held-out recordings' statistics.
+    """
+
+    def __init__(
+        self, policy: Path, recordings: tuple[ChosenRecording, ...], *, batch: int, processors: Path, control: NodeControl, log: IO[Any]
+    ) -> None:
+        self._control = control
+        self._folder = tempfile.TemporaryDirectory(prefix="zk0desk-evaluator-")
+        self._process: subprocess.Popen[str] = child.spawn(["server", "_evaluator"], stderr=log)
+        self._answers: queue.Queue[str] = queue.Queue()
+        self._pending = 0
+        threading.Thread(target=self._read, name="evaluator", daemon=True).start()
+        chosen = [recording.model_dump(mode="json", by_alias=True) for recording in recordings]
+        self._say({"policy": str(policy), "recordings": chosen, "batch": batch, "processors": str(processors)})
+        self._ready = False
+
+    def begin(self, weights: np.ndarray) -> None:
+        """Have `weights` evaluated; `result` waits for it."""
+        path = Path(self._folder.name) / "weights.npy"
+        np.save(path, weights)
+        self._say({"weights": str(path)})
+
+    def result(self) -> HeldOut:
+        """The evaluation that was begun. Raises `EvaluationFailed`, and `Stopped` when asked to stop meanwhile."""
+        if not self._ready:
+            self._answer()
+            self._ready = True
+        answer = self._answer()
+        return HeldOut(float(answer["loss"]), int(answer["frames"]), {str(k): float(v) for k, v in answer["recordings"].items()})
+
+    def _say(self, line: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(line) + "\n")
+            self._process.stdin.flush()
+        except (BrokenPipeError, ValueError) as error:
+            raise self._ended() from error
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith("{"):
+                self._answers.put(line)
+        self._answers.put("")
+
+    def _answer(self) -> dict[str, Any]:
+        while True:
+            self._control.check()
+            try:
+                line = self._answers.get(timeout=0.2)
+                break
+            except queue.Empty:
+                continue
+        if not line:
+            raise self._ended()
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            error = answer["error"]
+            raise EvaluationFailed(error["what"], error["why"], error["remedy"])
+        return answer
+
+    def _ended(self) -> EvaluationFailed:
+        status = self._process.poll()
+        return EvaluationFailed(
+            "The evaluation's process ended.",
+            f"Its exit status is {status}; when memory runs out the system ends it.",
+            "See state/evaluator.log.",
+        )
+
+    def close(self) -> None:
+        """End the process."""
+        child.end(self._process, 0.2)
+        self._folder.cleanup()
+
+
+def serve_evaluator() -> None:
+    """The process's side: reads requests from standard input until it ends."""
+    import os
+    import signal
+
+    from zk0desk.quiet import quiet_libraries
+
+    quiet_libraries()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    requests: queue.Queue[bytes] = queue.Queue()
+
+    def read() -> None:
+        # Unbuffered: a thread that waits inside sys.stdin's buffer makes the interpreter's exit fail.
+        with open(0, "rb", buffering=0, closefd=False) as lines:
+            for line in lines:
+                requests.put(line)
+        os._exit(0)  # the parent is gone, or done with this process; a computation in torch would not notice
+
+    threading.Thread(target=read, name="requests", daemon=True).start()
+    say = sys.stdout
+    sys.stdout = sys.stderr  # libraries print; standard output is for answers
+    _serve(requests, say)
+
+
+def _serve(requests: queue.Queue[bytes], say: IO[str]) -> None:
+    def answer(data: dict[str, Any]) -> None:
+        say.write(json.dumps(data) + "\n")
+        say.flush()
+
+    try:
+        first = json.loads(requests.get())
+        recordings = [ChosenRecording.model_validate(each) for each in first["recordings"]]
+
+        from zk0desk.training.evaluation import evaluate
+        from zk0desk.training.policy import TrainablePolicy, save_processors
+
+        policy = TrainablePolicy.load(Path(first["policy"]))
+        save_processors(Path(first["processors"]), Path(first["policy"]), recordings)
+        answer({"ready": True})
+        while True:
+            policy.set_weights(np.load(json.loads(requests.get())["weights"], allow_pickle=False))
+            found = evaluate(policy, recordings, batch=first["batch"])
+            loss = found.loss if math.isfinite(found.loss) else 1e30
+            answer({"loss": loss, "frames": found.frames, "recordings": dict(found.recordings)})
+    except OperatorError as error:
+        answer({"error": error.to_json()})
+    except Exception as error:  # noqa: BLE001 - the parent shows it as a sentence
+        import traceback
+
+        traceback.print_exc(file=sys.stderr)
+        answer(
+            {"error": {"what": "The held-out recordings could not be evaluated.", "why": f"{type(error).__name__}: {error}", "remedy": ""}}
+        )
