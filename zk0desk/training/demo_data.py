@@ -47,11 +47,55 @@ class Scene:
 
 
 SCENES = (
-    Scene("desk-arm", "Put the red cube on the left.", ("top",), (0.24, 0.2), (-0.55, 0.5), 0, (226, 222, 212), (58, 70, 86), (206, 60, 52), 1.0),
-    Scene("bench-arm", "Put the green cube on the right.", ("top", "wrist"), (0.2, 0.24), (0.62, 0.4), 12, (120, 132, 140), (222, 190, 96), (70, 168, 92), 0.8),
-    Scene("lab-arm", "Stack the blue cube in the middle.", ("side",), (0.26, 0.18), (0.05, 0.72), -10, (66, 62, 74), (214, 214, 222), (78, 128, 226), 0.6),
-    Scene("field-arm", "Put the yellow cube on the left.", ("top",), (0.22, 0.22), (-0.5, 0.6), 6, (164, 176, 158), (84, 58, 52), (232, 200, 70), 0.9),
-)  # fmt: skip
+    Scene(
+        "desk-arm",
+        "Put the red cube on the left.",
+        ("top",),
+        (0.24, 0.2),
+        (-0.55, 0.5),
+        0,
+        (226, 222, 212),
+        (58, 70, 86),
+        (206, 60, 52),
+        1.0,
+    ),
+    Scene(
+        "bench-arm",
+        "Put the green cube on the right.",
+        ("top", "wrist"),
+        (0.2, 0.24),
+        (0.62, 0.4),
+        12,
+        (120, 132, 140),
+        (222, 190, 96),
+        (70, 168, 92),
+        0.8,
+    ),
+    Scene(
+        "lab-arm",
+        "Stack the blue cube in the middle.",
+        ("side",),
+        (0.26, 0.18),
+        (0.05, 0.72),
+        -10,
+        (66, 62, 74),
+        (214, 214, 222),
+        (78, 128, 226),
+        0.6,
+    ),
+    Scene(
+        "field-arm",
+        "Put the yellow cube on the left.",
+        ("top",),
+        (0.22, 0.22),
+        (-0.5, 0.6),
+        6,
+        (164, 176, 158),
+        (84, 58, 52),
+        (232, 200, 70),
+        0.9,
+    ),
+)
 
 
 def make_demo_policy(folder: Path, *, seed: int = 0) -> Path:
@@ -102,7 +146,10 @@ def _write_backbone(folder: Path) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=384, special_tokens=list(SPECIAL_TOKENS), initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False
+        vocab_size=384,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
     )
     colours, places = ("red", "green", "blue", "yellow"), ("on the left", "on the right", "in the middle", "into the box")
     verbs = ("Put", "Stack", "Pick up", "Grasp", "Place", "Push")
@@ -198,7 +245,15 @@ def make_demo_recording(folder: Path, node: int, seed: int = 0, episodes: int = 
 def make_demo_held_out(folder: Path, seed: int = 0, episodes: int = 4, frames: int = 24) -> Path:
     """Make the held-out recording in `folder`: another robot that meets the nodes' tasks in turn. Returns `folder`."""
     scenes = [
-        replace(SCENES[n % len(SCENES)], robot="held-out-arm", cameras=("top",), links=(0.23, 0.21), turn=3, background=(190, 188, 184), light=0.9)
+        replace(
+            SCENES[n % len(SCENES)],
+            robot="held-out-arm",
+            cameras=("top",),
+            links=(0.23, 0.21),
+            turn=3,
+            background=(190, 188, 184),
+            light=0.9,
+        )
         for n in range(episodes)
     ]
     return _record(folder, scenes, frames, np.random.default_rng([seed, 2]))

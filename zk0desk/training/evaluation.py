@@ -39,16 +39,14 @@ def evaluate(
     *,
     batch: int,
     control: NodeControl | None = None,
-    frames: Frames | None = None,
 ) -> Evaluation:
     """Evaluate `policy` on all frames of `recordings`, `batch` frames at once (it does not change the result).
 
-    `frames` are the recordings as they were read before: a coordinator that evaluates each round keeps them. Raises
-    `Stopped` when `control` is asked to stop.
+    The recordings are read once for a policy, as long as the same are asked for. Raises `Stopped` when `control` is asked to stop.
     """
     import torch
 
-    frames = frames or Frames(policy, recordings)
+    frames = policy.frames_of(recordings)
     sums, counts = np.zeros(len(frames.tables)), np.zeros(len(frames.tables))
     training = policy.policy.training
     policy.policy.eval()

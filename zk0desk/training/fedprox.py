@@ -17,7 +17,9 @@ WINDOW = 5
 """Epochs over which the losses' standard deviation is taken."""
 
 
-def client_mu(mu: float, epoch_losses: Sequence[float], grad_norm: float, *, mu_max: float, alpha: float, loss_std: float, norm_limit: float) -> float:
+def client_mu(
+    mu: float, epoch_losses: Sequence[float], grad_norm: float, *, mu_max: float, alpha: float, loss_std: float, norm_limit: float
+) -> float:
     """mu until the next epoch's end, decided at an epoch's end.
 
     `epoch_losses` are the mean losses of all epochs so far, earlier rounds included; `grad_norm` is the mean norm of the

@@ -257,7 +257,9 @@ def _read_table(policy: TrainablePolicy, chosen: ChosenRecording, budget: _Budge
 
     config = policy.policy.config
     if config.normalization_mapping.get("VISUAL", NormalizationMode.IDENTITY) is not NormalizationMode.IDENTITY:
-        raise PolicyError("This policy cannot be trained.", "It normalises pictures by a recording's statistics.", "Use a SmolVLA base policy.")
+        raise PolicyError(
+            "This policy cannot be trained.", "It normalises pictures by a recording's statistics.", "Use a SmolVLA base policy."
+        )
     require_readable(chosen.path)
     slots = camera_slots(policy.files.folder, chosen)
     dataset = LeRobotDataset(f"local/{chosen.path.name}", root=chosen.path, video_backend="pyav")
@@ -265,13 +267,16 @@ def _read_table(policy: TrainablePolicy, chosen: ChosenRecording, budget: _Budge
     episode = np.asarray(columns["episode_index"])
     rows = np.flatnonzero(~np.isin(episode, chosen.leave_out))
     if not len(rows):
-        raise RecordingError(f"{chosen.path.name} has no frames to train on.", "All its episodes are left out.", "Leave in at least one episode.")
+        raise RecordingError(
+            f"{chosen.path.name} has no frames to train on.", "All its episodes are left out.", "Leave in at least one episode."
+        )
     states = _matrix(columns["observation.state"])[rows]
     actions = _matrix(columns["action"])[rows]
     if states.shape[1] > config.max_state_dim or actions.shape[1] > config.max_action_dim:
         raise RecordingError(
             f"{chosen.path.name} does not fit the policy.",
-            f"It has {states.shape[1]} state and {actions.shape[1]} action dimensions, the policy takes {config.max_state_dim} and {config.max_action_dim}.",
+            f"It has {states.shape[1]} state and {actions.shape[1]} action dimensions;"
+            f" the policy takes {config.max_state_dim} and {config.max_action_dim}.",
             "Choose a recording of a robot with fewer joints.",
         )
     episode = episode[rows]

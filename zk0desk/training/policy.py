@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import torch
     from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 
+    from zk0desk.training.frames import Frames
+
 _log = logging.getLogger(__name__)
 
 
@@ -45,6 +47,7 @@ class TrainablePolicy:
             parameter.requires_grad_(is_trainable(name))
         self.parameters: list[torch.nn.Parameter] = [named[name] for name in sorted(named) if is_trainable(name)]
         self.layout = module_layout(policy)
+        self._frames: tuple[tuple[ChosenRecording, ...], Frames] | None = None
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> TrainablePolicy:
@@ -56,7 +59,9 @@ class TrainablePolicy:
             from lerobot.configs import PreTrainedConfig
             from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
         except (ImportError, OSError) as error:
-            raise EngineMissingError("The training engine cannot be loaded.", f"{error}.", "Install it: pip install 'zk0desk[engine]'.") from error
+            raise EngineMissingError(
+                "The training engine cannot be loaded.", f"{error}.", "Install it: pip install 'zk0desk[engine]'."
+            ) from error
         try:
             _hush_lerobot()
             config = PreTrainedConfig.from_pretrained(files.folder)
@@ -86,6 +91,15 @@ class TrainablePolicy:
     def device(self) -> torch.device:
         """Where the parameters are."""
         return self.parameters[0].device
+
+    def frames_of(self, recordings: Sequence[ChosenRecording]) -> Frames:
+        """The frames of `recordings` for this policy; the last ones asked for are kept, with what was decoded of them."""
+        from zk0desk.training.frames import Frames
+
+        key = tuple(each.model_copy(deep=True) for each in recordings)
+        if self._frames is None or self._frames[0] != key:
+            self._frames = (key, Frames(self, recordings))
+        return self._frames[1]
 
     def get_weights(self) -> np.ndarray:
         """The trainable set, float32, flat, in the order of the layout. A copy."""
@@ -141,8 +155,8 @@ def _require_backbone(policy: SmolVLAPolicy, files: PolicyFiles) -> None:
 def save_processors(target: Path, policy_folder: Path, recordings: Sequence[ChosenRecording]) -> Path:
     """Write to `target` the `config.json` and processors of the policy with these recordings' statistics and camera names.
 
-    `write_policy(..., processors_from=target)` takes them from there. Several recordings of one robot are pooled for the
-    processors alone. `PolicyError` when the recordings' state or action dimensions differ. Returns `target`.
+    `write_policy(..., processors_from=target)` takes them from there. The processors are for the robot of the first recording;
+    recordings of that robot are pooled, others are left out of the statistics. Returns `target`.
     """
     quiet_libraries()
     from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
@@ -153,7 +167,9 @@ def save_processors(target: Path, policy_folder: Path, recordings: Sequence[Chos
     from zk0desk.training.frames import camera_slots, require_readable
 
     if not recordings:
-        raise PolicyError("The policy cannot be saved.", "No recordings are chosen whose statistics it would carry.", "Choose recordings first.")
+        raise PolicyError(
+            "The policy cannot be saved.", "No recordings are chosen whose statistics it would carry.", "Choose recordings first."
+        )
     policy_folder, target = Path(policy_folder).expanduser().absolute(), Path(target)
     read_config(policy_folder)
     target.mkdir(parents=True, exist_ok=True)
@@ -164,20 +180,15 @@ def save_processors(target: Path, policy_folder: Path, recordings: Sequence[Chos
         metas.append(LeRobotDatasetMetadata(f"local/{chosen.path.name}", root=chosen.path))
         rename |= {camera: slot for slot, camera in camera_slots(policy_folder, chosen).items() if camera != slot}
     keys = ("observation.state", "action")
-    shapes = {key: {tuple(meta.features[key]["shape"]) for meta in metas} for key in keys}
-    if any(len(found) > 1 for found in shapes.values()):
-        raise PolicyError(
-            "The policy cannot be saved for these recordings together.",
-            "Their state or action dimensions differ.",
-            "Save it for the recordings of one robot.",
-        )
-    stats = aggregate_stats([{key: meta.stats[key] for key in keys} for meta in metas])
+    shapes = {key: tuple(metas[0].features[key]["shape"]) for key in keys}
+    alike = [meta for meta in metas if all(tuple(meta.features[key]["shape"]) == shapes[key] for key in keys)]
+    stats = aggregate_stats([{key: meta.stats[key] for key in keys} for meta in alike])
     config = PreTrainedConfig.from_pretrained(policy_folder)
     config.device = "cpu"
     if (policy_folder / BACKBONE).is_dir():
         config.vlm_model_name = str(policy_folder / BACKBONE)
-    config.input_features["observation.state"] = PolicyFeature(FeatureType.STATE, shapes["observation.state"].pop())
-    config.output_features["action"] = PolicyFeature(FeatureType.ACTION, shapes["action"].pop())
+    config.input_features["observation.state"] = PolicyFeature(FeatureType.STATE, shapes["observation.state"])
+    config.output_features["action"] = PolicyFeature(FeatureType.ACTION, shapes["action"])
     config._save_pretrained(target)
     preprocessor, postprocessor = make_smolvla_pre_post_processors(config, stats)
     preprocessor.steps[0].rename_map = rename
@@ -190,4 +201,3 @@ def save_shared_policy(target: Path, base_folder: Path, weights: np.ndarray, rec
     """Write the federation's weights with this operator's processors and statistics; LeRobot loads the folder `target`."""
     with tempfile.TemporaryDirectory(prefix="zk0desk-processors-") as temporary:
         return write_policy(target, base_folder, weights, processors_from=save_processors(Path(temporary), base_folder, recordings))
-

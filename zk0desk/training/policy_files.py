@@ -53,7 +53,7 @@ class PolicyError(OperatorError):
     exit_status = ExitStatus.UNUSABLE
 
 
-class PolicyMismatch(OperatorError):  # noqa: N818 - named as the coordinator's other refusals
+class PolicyMismatch(OperatorError):
     """This computer's policy is another one than the federation's."""
 
     code = "policy-mismatch"
@@ -160,7 +160,9 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise PolicyError(f"{folder / CONFIG} cannot be read.", f"{error}.", "Fetch the policy again.") from error
     if not isinstance(config, dict) or config.get("type") != "smolvla":
         kind = config.get("type") if isinstance(config, dict) else None
-        raise PolicyError(f"{folder} holds no SmolVLA policy.", f"{CONFIG} says type {kind!r}.", "Choose the folder of a SmolVLA base policy.")
+        raise PolicyError(
+            f"{folder} holds no SmolVLA policy.", f"{CONFIG} says type {kind!r}.", "Choose the folder of a SmolVLA base policy."
+        )
     return config
 
 
@@ -182,8 +184,9 @@ def trainable_weights(folder: Path) -> np.ndarray:
 def write_policy(target: Path, base_folder: Path, weights: np.ndarray, *, processors_from: Path | None = None) -> Path:
     """Write the policy of `base_folder` with the trainable set `weights` to `target`, atomically.
 
-    `weights` is float32, flat, in the order of the layout. Processors, and `config.json` if it is there
-    (it says the robot's dimensions), come from the folder `processors_from`, or from the base. The result loads with `SmolVLAPolicy.from_pretrained(target)`. A policy that is at `target` is replaced.
+    `weights` is float32, flat, in the order of the layout. Processors, and `config.json` if it is there (it says the
+    robot's dimensions), come from the folder `processors_from`, or from the base. The result loads with
+    `SmolVLAPolicy.from_pretrained(target)`. A policy that is at `target` is replaced.
     """
     target, base = Path(target).expanduser().absolute(), Path(base_folder).expanduser().absolute()
     tensors = _tensors(base)

@@ -46,7 +46,7 @@ class RoundFailedError(OperatorError):
     code = "round-failed"
 
 
-class _DeadlinePassed(Exception):  # noqa: N818 - no error: the round returns what it has
+class _DeadlinePassed(Exception):
     """The deadline came within a step."""
 
 
@@ -417,7 +417,9 @@ def choose_device(wanted: str) -> torch.device:
         return torch.device(next(name for name, usable in there.items() if usable))
     if not there.get(wanted, False):
         raise RoundFailedError(
-            f"The device {wanted} cannot be used.", "PyTorch does not see it on this computer.", "Set the device to auto, or install its driver."
+            f"The device {wanted} cannot be used.",
+            "PyTorch does not see it on this computer.",
+            "Set the device to auto, or install its driver.",
         )
     return torch.device(wanted)
 
