@@ -2,7 +2,7 @@
 
 Built on flwr's protocol client, without its connection helper, which signals and ends the process. Requests run one by
 one with timeouts; objects travel piece by piece; between two of them, and while one waits, `NodeControl` is heard.
-Everything received is measured and hashed before it is unpacked.
+Everything received is measured and hashed before it is unpacked. Call `quiet_libraries` before importing this module.
 """
 
 from __future__ import annotations
@@ -18,18 +18,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import httpx
-
-from zk0desk.control import NodeControl
-from zk0desk.errors import ExitStatus, OperatorError
-from zk0desk.federation import probe
-from zk0desk.federation.interruptible import interruptible
-from zk0desk.federation.messages import MessageRefused
-from zk0desk.quiet import quiet_libraries
-
-quiet_libraries()
-
 from flwr.app import Error, Message, RecordDict
-from flwr.app.message.message import make_message
+from flwr.app.message.message import make_message, remove_content_from_message
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
@@ -64,6 +54,12 @@ from flwr.supercore.inflatable.inflatable_utils import (
 from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+
+from zk0desk.control import NodeControl
+from zk0desk.errors import ExitStatus, OperatorError
+from zk0desk.federation import probe
+from zk0desk.federation.interruptible import interruptible
+from zk0desk.federation.messages import MessageRefused
 
 if TYPE_CHECKING:
     from flwr.proto.message_pb2 import PullObjectResponse
@@ -316,7 +312,7 @@ class Fleet:
     # --- sending
 
     def send(self, reply: Message, *, seconds: float, progress: Progress) -> int:
-        """Push `reply` object by object; the bytes. `seconds` is what the work took. `InstructionGone` when nobody waits for it any more."""
+        """Push `reply` object by object; the bytes. `seconds` is what the work took. `InstructionGone` when nobody waits for it."""
         reply.metadata.__dict__["_message_id"] = reply.object_id
         with no_object_id_recompute():
             objects, tree = get_all_nested_objects(reply), get_object_tree(reply)

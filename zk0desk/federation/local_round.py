@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from zk0desk.events import FederationMetrics
 from zk0desk.federation.messages import (
     ARRAYS,
     CONFIG,
@@ -43,7 +44,9 @@ OVERHEAD = 2**20
 class Trains(Protocol):
     """What trains a round: `training.trainer.LocalTrainer`."""
 
-    frames: int
+    @property
+    def frames(self) -> int:
+        """Frames of this node's data."""
 
     def train(self, plan: RoundPlan, global_weights: np.ndarray) -> RoundResult:
         """Train one round from `global_weights` (float32, flat)."""
@@ -208,15 +211,41 @@ def to_records(reply: Answer) -> RecordDict:
     )
 
 
-__all__ = [
-    "ARRAYS",
-    "Answer",
-    "Trains",
-    "answer",
-    "answer_train",
-    "arrays_sha256",
-    "message_limit",
-    "read_request",
-    "read_weights",
-    "to_records",
-]
+def capability(files: PolicyFiles, frames: int) -> dict[str, Any]:
+    """What a query is told: versions, the policy, and the number of frames."""
+    from importlib.metadata import version
+
+    from zk0desk import __version__
+
+    return {"zk0desk-version": __version__, "flwr-version": version("flwr"), "policy-id": files.policy_id, "frames": frames}
+
+
+# --- what is told of a message
+
+
+def run_of(config: dict[str, Any]) -> tuple[str, int]:
+    """Run and round for the ledger, of a message that is not validated yet."""
+    run, number = config.get("run-uid", ""), config.get("server-round", 0)
+    return (run[:128] if isinstance(run, str) else ""), (number if isinstance(number, int) and abs(number) < 2**31 else 0)
+
+
+def contents_of(content: RecordDict) -> dict[str, Any]:
+    """Tensors and settings of a received message, for the ledger."""
+    tensors = [
+        [f"{name:.40}", list(array.shape)[:8], f"{array.dtype:.20}"]
+        for record in content.array_records.values()
+        for name, array in record.items()
+    ]
+    config = {f"{key:.60}": f"{value!s:.128}" for record in content.config_records.values() for key, value in record.items()}
+    return {"tensors": tensors[:256], "config": dict(list(config.items())[:128])}
+
+
+def federation_metrics(request: TrainRequest) -> FederationMetrics:
+    last = request.last
+    return FederationMetrics(
+        run=request.run_uid,
+        round=int(last["last-round"]),
+        nodes=int(last.get("last-nodes", 0)),
+        train_loss=last.get("last-train-loss"),
+        eval_loss=last.get("last-eval-loss"),
+    )

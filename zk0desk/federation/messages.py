@@ -297,8 +297,12 @@ def check_reply(config: Mapping[str, Any], request: TrainRequest) -> None:
 
 
 def check_query(config: Mapping[str, Any]) -> None:
-    """Raise `MessageRefused` unless `config` is that of a query: at most the key `run-uid`."""
+    """Raise `MessageRefused` unless `config` is that of a query: `run-uid` and, after the last round, the keys of `TrainRequest.last`."""
     for key in config:
+        if key in LAST_KEYS:
+            limits = _LAST_INTEGERS.get(key) or _LAST_FLOATS[key]
+            _number(key, config[key], *limits, whole=key in _LAST_INTEGERS)
+            continue
         if key != "run-uid":
             raise MessageRefused(f"{key!s:.60}", "is not a key of a query.")
         _text(

@@ -31,8 +31,10 @@ TRANSITIONS: dict[NodeState, frozenset[NodeState]] = {
     _S.CHECKING: frozenset({_S.CONNECTING} | _ENDS),
     _S.CONNECTING: frozenset({_S.WAITING_FOR_APPROVAL, _S.WAITING_FOR_ROUND, _S.RECONNECTING} | _ENDS),
     _S.WAITING_FOR_APPROVAL: frozenset({_S.CONNECTING, _S.WAITING_FOR_ROUND, _S.RECONNECTING} | _ENDS),
-    _S.WAITING_FOR_ROUND: frozenset({_S.DOWNLOADING, _S.TRAINING, _S.PAUSED, _S.RECONNECTING, _S.WAITING_FOR_APPROVAL} | _ENDS),
-    _S.DOWNLOADING: frozenset({_S.TRAINING, _S.WAITING_FOR_ROUND, _S.PAUSED, _S.RECONNECTING} | _ENDS),
+    _S.WAITING_FOR_ROUND: frozenset(
+        {_S.DOWNLOADING, _S.TRAINING, _S.UPLOADING, _S.PAUSED, _S.RECONNECTING, _S.WAITING_FOR_APPROVAL} | _ENDS
+    ),
+    _S.DOWNLOADING: frozenset({_S.TRAINING, _S.UPLOADING, _S.WAITING_FOR_ROUND, _S.PAUSED, _S.RECONNECTING} | _ENDS),
     _S.TRAINING: frozenset({_S.UPLOADING, _S.WAITING_FOR_ROUND, _S.PAUSED, _S.RECONNECTING} | _ENDS),
     _S.UPLOADING: frozenset({_S.WAITING_FOR_ROUND, _S.RECONNECTING} | _ENDS),
     _S.PAUSED: frozenset({_S.TRAINING, _S.WAITING_FOR_ROUND, _S.DOWNLOADING, _S.UPLOADING, _S.RECONNECTING} | _ENDS),
@@ -50,7 +52,11 @@ RUNNING = frozenset(NodeState) - {_S.IDLE, _S.STOPPED, _S.FAILED}
 
 SENTENCES: dict[NodeState, tuple[str, str, str]] = {
     _S.IDLE: ("Not joined yet", "Nothing has been sent.", "Choose recordings, look at this computer, open an invitation."),
-    _S.CHECKING: ("Checking", "Recordings, policy and this computer are looked at before anything is sent.", "Then the SuperLink is called."),
+    _S.CHECKING: (
+        "Checking",
+        "Recordings, policy and this computer are looked at before anything is sent.",
+        "Then the SuperLink is called.",
+    ),
     _S.CONNECTING: ("Connecting", "The SuperLink is being called.", "Then this node waits for a round."),
     _S.WAITING_FOR_APPROVAL: (
         "Waiting to be admitted",
