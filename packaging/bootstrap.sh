@@ -69,7 +69,7 @@ apt_install() {
     if sudo -n true 2>/dev/null; then root=(sudo -n); else return 1; fi
   fi
   "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq update >&2 || say "The package lists could not be refreshed; trying with the old ones."
-  "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "$@" >&2
+  "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 install -y --no-install-recommends "$@" >/dev/null
 }
 
 if [ "$(uname)" = Linux ]; then
