@@ -45,9 +45,8 @@ def save(
     from zk0desk.training.policy import save_shared_policy
 
     run = newest_run()
-    which = "best" if best and "best" in run.rounds else "last"
-    chosen = settings.load().recordings.chosen or run.recordings
-    saved = save_shared_policy(folder, run.policy, run.weights("best" if best else "last"), chosen)
+    which = run.which(best)
+    saved = save_shared_policy(folder, run.policy, run.weights(which), settings.load().recordings.chosen)
     about = {"folder": str(saved), "run": run.run, "round": run.rounds[which], "eval-loss": run.losses[which]}
     if as_json:
         print(json.dumps(about))

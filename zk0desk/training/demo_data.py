@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -112,7 +112,7 @@ def make_demo_policy(folder: Path, *, seed: int = 0) -> Path:
     with tempfile.TemporaryDirectory(prefix="zk0desk-policy-") as temporary:
         draft = Path(temporary) / "policy"
         backbone = draft / BACKBONE
-        _write_backbone(backbone)
+        write_backbone(backbone)
         features = {slot: PolicyFeature(FeatureType.VISUAL, (3, PIXELS, PIXELS)) for slot in CAMERA_SLOTS}
         features["observation.state"] = PolicyFeature(FeatureType.STATE, (len(JOINTS),))
         config = SmolVLAConfig(
@@ -137,8 +137,13 @@ def make_demo_policy(folder: Path, *, seed: int = 0) -> Path:
         return copy_policy(folder, draft)
 
 
-def _write_backbone(folder: Path) -> None:
-    """Configuration and tokenizer of a tiny SmolVLM, as the four files that transformers reads."""
+def write_backbone(
+    folder: Path, *, text: Mapping[str, Any] | None = None, vision: Mapping[str, Any] | None = None, scale_factor: int = 2
+) -> None:
+    """Write configuration and tokenizer of a tiny SmolVLM, as the four files that transformers reads.
+
+    `text`, `vision` and `scale_factor` change its configuration; SmolVLM2-500M's numbers give the full architecture.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     folder.mkdir(parents=True)
@@ -172,6 +177,7 @@ def _write_backbone(folder: Path) -> None:
         "eos_token_id": 2,
         # A random frozen backbone passes on what it sees only if its weights are not close to zero.
         "initializer_range": 0.12,
+        **(text or {}),
     }
     vision = {
         "model_type": "smolvlm_vision",
@@ -182,6 +188,7 @@ def _write_backbone(folder: Path) -> None:
         "image_size": 64,
         "patch_size": 16,
         "initializer_range": 0.12,
+        **(vision or {}),
     }
     files: dict[str, dict[str, Any]] = {
         "config.json": {
@@ -189,7 +196,7 @@ def _write_backbone(folder: Path) -> None:
             "model_type": "smolvlm",
             "image_token_id": SPECIAL_TOKENS.index("<image>"),
             "pad_token_id": 0,
-            "scale_factor": 2,
+            "scale_factor": scale_factor,
             "tie_word_embeddings": False,
             "text_config": text,
             "vision_config": vision,
