@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 def node(
     settings: Annotated[Path | None, typer.Option(help="Settings file; default: the one that the window uses.")] = None,
     invitation: Annotated[Path | None, typer.Option(help="Invitation file (.zk0invite); replaces the settings' invitation.")] = None,
-    agree: Annotated[
-        bool, typer.Option("--agree", help="Print what leaves this computer, agree to it, and keep that in the settings.")
-    ] = False,
+    agree: Annotated[bool, typer.Option("--agree", help="Print what leaves this computer, and agree to it for good.")] = False,
     once: Annotated[bool, typer.Option("--once", help="Leave after one delivered update.")] = False,
     human: Annotated[bool, typer.Option("--human", help="Sentences instead of JSON lines.")] = False,
 ) -> int:
@@ -45,7 +43,7 @@ def node(
     from zk0desk.federation.node import Node
     from zk0desk.journal import Journal
 
-    chosen = settings_file.load(settings)
+    chosen: Settings = settings_file.load(settings)
     if invitation is not None:
         line = Invitation.read(invitation).to_line()
         chosen = chosen.model_copy(update={"federation": chosen.federation.model_copy(update={"invitation": line})})

@@ -43,7 +43,7 @@ def load_settings(context: Context) -> Settings:
     from zk0desk.federation.invitation import Invitation
 
     named = context.node_config.get("settings")
-    settings = settings_file.load(Path(str(named)) if named else None)
+    settings: Settings = settings_file.load(Path(str(named)) if named else None)
     require_consent(Invitation.parse(settings.federation.invitation), settings.federation.consent)
     return settings
 

@@ -240,10 +240,10 @@ def contents_of(content: RecordDict) -> dict[str, Any]:
     return {"tensors": tensors[:256], "config": dict(list(config.items())[:128])}
 
 
-def federation_metrics(request: TrainRequest) -> FederationMetrics:
-    last = request.last
+def federation_metrics(run: str, last: Mapping[str, float]) -> FederationMetrics:
+    """What the coordinator told of the last round (`last` has `last-round`), as an event."""
     return FederationMetrics(
-        run=request.run_uid,
+        run=run,
         round=int(last["last-round"]),
         nodes=int(last.get("last-nodes", 0)),
         train_loss=last.get("last-train-loss"),

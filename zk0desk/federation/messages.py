@@ -173,10 +173,7 @@ class TrainRequest:
             if key not in config:
                 raise MessageRefused(key, "is missing.")
             values[item.name] = _checked(key, config[key])
-        last: dict[str, float] = {}
-        for limits, whole in ((_LAST_INTEGERS, True), (_LAST_FLOATS, False)):
-            last |= {key: _number(key, config[key], *limits[key], whole=whole) for key in limits if key in config}
-        request = cls(**values, last=last)
+        request = cls(**values, last=_read_last(config))
         request._agree()
         return request
 
@@ -214,6 +211,13 @@ class TrainRequest:
             mu_loss_std=self.mu_loss_std,
             mu_grad_norm=self.mu_grad_norm,
         )
+
+
+def _read_last(config: Mapping[str, Any]) -> dict[str, float]:
+    last: dict[str, float] = {}
+    for limits, whole in ((_LAST_INTEGERS, True), (_LAST_FLOATS, False)):
+        last |= {key: _number(key, config[key], *limits[key], whole=whole) for key in limits if key in config}
+    return last
 
 
 def _checked(key: str, value: Any) -> Value:
@@ -296,18 +300,12 @@ def check_reply(config: Mapping[str, Any], request: TrainRequest) -> None:
             raise MessageRefused(key, f"is {_shown(config[key])} where {value!r} was asked.")
 
 
-def check_query(config: Mapping[str, Any]) -> None:
-    """Raise `MessageRefused` unless `config` is that of a query: `run-uid` and, after the last round, the keys of `TrainRequest.last`."""
+def check_query(config: Mapping[str, Any]) -> dict[str, float]:
+    """What a query tells of the last round (keys of `LAST_KEYS`); `MessageRefused` for keys other than those and `run-uid`."""
     for key in config:
-        if key in LAST_KEYS:
-            limits = _LAST_INTEGERS.get(key) or _LAST_FLOATS[key]
-            _number(key, config[key], *limits, whole=key in _LAST_INTEGERS)
-            continue
-        if key != "run-uid":
+        if key != "run-uid" and key not in LAST_KEYS:
             raise MessageRefused(f"{key!s:.60}", "is not a key of a query.")
-        _text(
-            key,
-            config[key],
-            _NAME,
-            "a name of at most 128 letters, digits, dots and dashes",
-        )
+    last = _read_last(config)
+    if "run-uid" in config or last:
+        _text("run-uid", config.get("run-uid"), _NAME, "a name of at most 128 letters, digits, dots and dashes")
+    return last

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from zk0desk import __version__
 from zk0desk.control import NodeControl, Stopped
-from zk0desk.errors import ExitStatus, OperatorError
+from zk0desk.errors import EngineMissingError, ExitStatus, OperatorError
 from zk0desk.events import Connected, Event, MessageLogged, NodeStateChanged, Notice, Sink, Transfer, UpdateSent
 from zk0desk.federation import local_round
 from zk0desk.federation.consent import require_consent
@@ -225,7 +225,12 @@ class Node:
 
     def _open(self) -> Fleet:
         quiet_libraries()
-        from zk0desk.federation.fleet import Fleet
+        try:
+            from zk0desk.federation.fleet import Fleet
+        except ImportError as error:
+            raise EngineMissingError(
+                "The connection to federations cannot be loaded.", f"{error}.", "Install it: pip install 'zk0desk[engine]'."
+            ) from error
 
         return Fleet(self._invitation, self._key, self._control)
 
@@ -399,7 +404,7 @@ class Node:
             rounds=request.num_rounds,
         )
         if "last-round" in request.last:
-            self._emit(local_round.federation_metrics(request))
+            self._emit(local_round.federation_metrics(request.run_uid, request.last))
         store.keep_weights(request, weights, invitation, self._files)
         message = base64.b64encode(message_as_bytes(incoming.message)).decode()
         self._journal.remember(self._fact(PENDING), {"message": message, "config": request.to_config(), "received": received})
@@ -463,10 +468,12 @@ class Node:
             "received", QUERY, size=total, sha256=incoming.message_id, run=run, flwr_run=flwr_run, contents=local_round.contents_of(content)
         )
         try:
-            check_query(config)
+            last = check_query(config)
         except MessageRefused as error:
             self._journal.settle(entry, f"refused: {error.why}")
             raise
+        if "last-round" in last:
+            self._emit(local_round.federation_metrics(run, last))
         told = local_round.capability(self._files, self._frames)
         entry = self._ledger("sent", "query-reply", contents={"config": told}, size=len(repr(told)), run=run, flwr_run=flwr_run)
         self._send(reply_to(incoming.message, RecordDict({"config": ConfigRecord(told)})), entry, 0.0, lambda _done: None)
