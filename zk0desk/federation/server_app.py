@@ -106,6 +106,7 @@ class _Conductor:
         self._grid: Grid | None = None
         self._evaluator: Evaluator | None = None
         self._baseline_due = False
+        self._first = self._record.done + 1
         self._empty = 0
 
     # --- the run
@@ -246,23 +247,21 @@ class _Conductor:
 
     def _gather(self, number: int) -> list[OnlineNode]:
         """Wait until enough nodes are online; all that are, in the order of their public keys."""
-        told, enough_since = False, 0.0
+        enough_since, told = 0.0, False
         while True:
             self._control.check()
             online = [node for node in self._connected.nodes() if node.online]
-            if len(online) < self._rules.min_nodes:
-                enough_since = 0.0
-            else:
-                enough_since = enough_since or time.monotonic()
-                if time.monotonic() - enough_since >= self._rules.wait_s:
-                    self._emit(ServerStateChanged(state="training", what=f"Round {number} of {self._record.rounds}."))
-                    return online
-            if not told:
-                # Said once and without a count, so that the events of a run do not depend on who came first.
+            enough = len(online) >= self._rules.min_nodes
+            if not told and (number == self._first or not enough):
+                # In a run's first round always, and without a count, so that events do not depend on who came when.
                 what = f"Round {number} waits for {self._rules.min_nodes} nodes to be online."
                 self._emit(ServerStateChanged(state="waiting-for-nodes", what=what, why="See `zk0desk server nodes`."))
                 told = True
-            self._wait(0.1 if number == 1 else 0.5)
+            enough_since = (enough_since or time.monotonic()) if enough else 0.0
+            if enough and time.monotonic() - enough_since >= self._rules.wait_s:
+                self._emit(ServerStateChanged(state="training", what=f"Round {number} of {self._record.rounds}."))
+                return online
+            self._wait(0.1 if number == self._first else 0.5)
 
     def _collect(self, request: TrainRequest, waiting: dict[str, OnlineNode]) -> dict[bytes, _Accepted | _Refused]:
         """Answers by public key, until all have come or the deadline passed. Told in the order of the keys, each as soon as that allows."""

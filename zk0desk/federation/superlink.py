@@ -210,6 +210,8 @@ class RunningServer:
         self._ready.wait(START_LIMIT_S)
         try:
             self._running = self.folder.running()
+            if self._running.pid != self.pid:
+                raise ServerNotRunningError("Another server runs in this folder.")
         except ServerNotRunningError as error:
             log = self.folder.state / "server.log"
             said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:] if log.exists() else []
