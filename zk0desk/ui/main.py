@@ -31,7 +31,7 @@ def application(argv: Sequence[str]) -> QApplication:
     app = QApplication(list(argv) or ["zk0desk"])
     app.setApplicationName("zk0desk")
     app.setApplicationDisplayName("zk0desk")
-    app.setDesktopFileName("zk0desk")
+    app.setDesktopFileName("org.zk0.Desk")
     return app
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from zk0desk.journal import Journal
     from zk0desk.settings import Settings
     from zk0desk.ui.node_thread import NodeThread
+    from zk0desk.ui.run_data import RunData
 
 
 class WindowState:
@@ -78,6 +79,8 @@ class AppModel(QObject):
         self._settings: Settings | None = None
         self._journal: Journal | None = None
         self._thread: NodeThread | None = None
+        self.live_run: RunData | None = None
+        """The run that the node takes part in, or took part in last, since this window was opened."""
         what, why, then = SENTENCES[NodeState.IDLE]
         self.state_event = events.NodeStateChanged(state=NodeState.IDLE, what=what, why=why, then=then)
 
@@ -168,6 +171,7 @@ class AppModel(QObject):
 
     def take(self, batch: list[events.Event]) -> None:
         """Give a batch of events to everyone who listens."""
+        self._keep(batch)
         for event in batch:
             if isinstance(event, events.NodeStateChanged):
                 self.state_event = event
@@ -177,6 +181,31 @@ class AppModel(QObject):
             self.nodeEvent.emit(event)
         if batch:
             self.nodeEvents.emit(batch)
+
+    def _keep(self, batch: list[events.Event]) -> None:
+        begin = 0
+        for index, event in enumerate(batch):
+            run = getattr(event, "run", "") if isinstance(event, events.RoundStarted | events.FederationMetrics) else ""
+            if run and (self.live_run is None or self.live_run.run != run):
+                if self.live_run is not None:
+                    self.live_run.take(batch[begin:index])
+                begin = index
+                from zk0desk.ui.run_data import RunData
+
+                self.live_run = RunData(run)
+                self._load_earlier(self.live_run, getattr(event, "round", 0))
+        if self.live_run is not None:
+            self.live_run.take(batch[begin:])
+
+    def _load_earlier(self, data: RunData, current: int) -> None:
+        """What an earlier start of this run left in the journal comes before what is trained now."""
+        if current < 2 or self._journal is None:
+            return
+        from zk0desk.ui.background import in_background
+        from zk0desk.ui.run_data import RunData
+
+        journal = self._journal
+        in_background(self, lambda: RunData.from_journal(journal, data.run, before_round=current), data.prepend)
 
     def _on_ended(self) -> None:
         thread, self._thread = self._thread, None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import threading
 import time
 from collections import deque
@@ -47,9 +48,13 @@ class NodeThread(QThread):
         self.finished.connect(self._on_finished)
 
     def emit_event(self, event: events.Event) -> None:
-        """The node's sink. Any thread may call it; it only appends."""
+        """The node's sink: into the journal, and to the window. Any thread may call it."""
         if isinstance(event, events.NodeStateChanged):
             self._failed = event.state == NodeState.FAILED
+        try:
+            self._journal.record(event)
+        except sqlite3.Error:
+            log.exception("the journal could not be written")  # a full disk does not end a round
         self._events.append(event)
 
     def run(self) -> None:

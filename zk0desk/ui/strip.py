@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 
-from PySide6.QtCore import Qt
+from PySide6.QtCore import Qt, QTimer
+from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QHBoxLayout, QProgressBar, QVBoxLayout, QWidget
 
 from zk0desk import events
@@ -47,6 +48,7 @@ class StatusStrip(QWidget):
         super().__init__()
         self._model = model
         self._asked = ""
+        self._said = ("", "")
         self.setProperty("zk", "strip")
         self.setAttribute(Qt.WidgetAttribute.WA_StyledBackground)
         self.setFixedHeight(HEIGHT)
@@ -60,9 +62,11 @@ class StatusStrip(QWidget):
         texts.setSpacing(1)
         self.what = ElidedLabel("", "bold")
         self.why = ElidedLabel("", "caption")
+        self.then = ElidedLabel("", "caption")
         texts.addStretch(1)
         texts.addWidget(self.what)
         texts.addWidget(self.why)
+        texts.addWidget(self.then)
         texts.addStretch(1)
         row.addSpacing(2)
         row.addLayout(texts, 1)
@@ -91,16 +95,28 @@ class StatusStrip(QWidget):
         state = NodeState(event.state)
         self._asked = self._asked if state in RUNNING else ""
         self.icon.set(*ICONS[state])
-        self.what.setText(event.what)
-        parts = [event.why.rstrip(".")] if event.why else []
-        if state is not _S.IDLE:
-            parts.append(f"since {clock(event.since or event.time)}")
-        if event.then:
-            parts.append(event.then.rstrip("."))
-        self.why.setText("  ·  ".join(parts))
+        self.what.setText(event.what.rstrip("."))
+        since = "" if state is _S.IDLE else f"since {clock(event.since or event.time)}"
+        self._said = (" · ".join(part for part in (since, event.why.rstrip(".")) if part), event.then.rstrip("."))
+        self._fold()
         if state is not _S.PAUSED:
             self._progress(0, 0)
         self._buttons()
+
+    def _fold(self) -> None:
+        """Reason and outlook stand in one line where they fit, else in two."""
+        both = " · ".join(part for part in self._said if part)
+        self.why.setText(both)
+        fits = self.why.sizeHint().width() <= self.why.width()
+        if not fits:
+            self.why.setText(self._said[0])
+        self.then.setText("" if fits else self._said[1])
+        self.then.setVisible(not fits and bool(self._said[1]))
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Fold again."""
+        super().resizeEvent(event)
+        QTimer.singleShot(0, self, self._fold)
 
     def _buttons(self) -> None:
         state, running = self._model.state, self._model.running

@@ -181,7 +181,7 @@ QPushButton[zk="danger"]:disabled { color: %(muted)s; }
 QPushButton[zk="link"] { background: transparent; border: 1px solid transparent; color: %(accent)s; padding: 5px 8px; }
 QPushButton[zk="link"]:hover { background: %(soft)s; }
 QPushButton[zk="link"]:focus { border: 1px solid %(accent)s; }
-QPushButton[zk="link"]:checked { background: %(soft)s; font-weight: 600; }
+QPushButton[zk="link"]:checked { background: %(soft)s; }
 QPushButton[zk="link"]:disabled { color: %(muted)s; }
 QPushButton[zk="nav"] { background: transparent; border: 2px solid transparent; border-radius: 7px; text-align: left;
     padding: 6px 10px; min-height: 20px; }
@@ -190,7 +190,7 @@ QPushButton[zk="nav"]:checked { background: %(soft)s; color: %(accent)s; font-we
 QPushButton[zk="nav"]:focus { border: 2px solid %(accent)s; }
 QPushButton[zk="tab"] { background: transparent; border: none; border-bottom: 2px solid transparent; border-radius: 0;
     color: %(muted)s; padding: 4px 6px; }
-QPushButton[zk="tab"]:checked { color: %(text)s; border-bottom: 2px solid %(accent)s; font-weight: 600; }
+QPushButton[zk="tab"]:checked { color: %(text)s; border-bottom: 2px solid %(accent)s; }
 QPushButton[zk="tab"]:hover { color: %(text)s; }
 QPushButton[zk="tab"]:focus { color: %(accent)s; border-bottom: 2px solid %(control)s; }
 QLineEdit, QPlainTextEdit, QTextEdit, QSpinBox, QDoubleSpinBox { background: %(surface)s; border: 1px solid %(control)s;

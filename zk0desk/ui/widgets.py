@@ -398,15 +398,22 @@ class NumberCard(Card):
         self.compare = Caption("")
         self.compare.setAlignment(Qt.AlignmentFlag.AlignTop)
         self.body.addWidget(Caption(name, wrap=False))
-        self.body.addWidget(self.value)
+        line = QHBoxLayout()
+        line.setSpacing(5)
+        self.unit = Caption("", wrap=False)
+        self.unit.setContentsMargins(0, 0, 0, 3)
+        line.addWidget(self.value)
+        line.addWidget(self.unit, 1, Qt.AlignmentFlag.AlignBottom)
+        self.body.addLayout(line)
         self.body.addWidget(self.compare, 1)
-        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
 
-    def set(self, value: str, compare: str) -> None:
-        """Show `value`, and `compare` under it."""
+    def set(self, value: str, compare: str, unit: str = "") -> None:
+        """Show `value` with its `unit`, and `compare` under it."""
         self.value.setText(value)
+        self.unit.setText(unit)
         self.compare.setText(compare)
-        self.setAccessibleName(f"{self._name}: {value}. {compare}")
+        self.setAccessibleName(f"{self._name}: {value} {unit}. {compare}")
 
 
 def scrolled(content: QWidget) -> QScrollArea:

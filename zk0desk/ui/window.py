@@ -66,11 +66,9 @@ class MainWindow(QMainWindow):
         model.nodeEnded.connect(self._on_ended)
         model.settingsChanged.connect(self._apply_theme)
         state = model.window_state
-        self._first = state.text("page", "recordings")
-        if self._first not in self._specs:
-            self._first = "recordings"
-        self.sidebar.mark(self._first)
-        self.current_page = self._first
+        page = state.text("page", "recordings")
+        self.current_page = page if page in self._specs else "recordings"
+        self.sidebar.mark(self.current_page)
         geometry = QByteArray.fromBase64(state.text("geometry").encode("ascii", "ignore"))
         if geometry.isEmpty() or not self.restoreGeometry(geometry):
             self.resize(1280, 800)
@@ -84,7 +82,6 @@ class MainWindow(QMainWindow):
         self.sidebar.mark(page_id)
         self.current_page = page_id
         if not self._painted:
-            self._first = page_id
             return
         self.stack.setCurrentWidget(self.page(page_id))
         self.model.window_state.values["page"] = page_id
@@ -129,7 +126,7 @@ class MainWindow(QMainWindow):
 
     def _after_paint(self) -> None:
         self.firstPaint.emit()
-        self.show_page(self._first)
+        self.show_page(self.current_page)
 
     def _apply_theme(self) -> None:
         app = QApplication.instance()
