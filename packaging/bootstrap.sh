@@ -155,10 +155,12 @@ fi
 # --- the locked packages ------------------------------------------------------------------------------------
 
 free_mb=$(df -Pm . | awk 'NR == 2 {print $4}')
-if [ "${free_mb:-0}" -lt 6000 ] && [ ! -e $venv/lib/python3.12/site-packages/torch ]; then
-  say "Only $free_mb MB are free here; torch and its libraries need about 6000 MB. Going on."
+if [ ! -e $venv/lib/python3.12/site-packages/torch ]; then
+  if [ "${free_mb:-0}" -lt 6000 ]; then say "Only $free_mb MB are free here; torch and its libraries need about 6000 MB. Going on."; fi
+  say "Installing the locked packages into $venv. What is not in uv's cache is fetched, up to 3 GB."
+else
+  say "Bringing $venv to what requirements.lock says."
 fi
-say "Installing the locked packages into $venv. The first time this fetches about 3 GB."
 export UV_HTTP_TIMEOUT=${UV_HTTP_TIMEOUT:-300}
 export VIRTUAL_ENV=$PWD/$venv
 "$uv" pip sync --quiet --require-hashes --python $venv/bin/python requirements.lock ||

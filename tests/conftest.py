@@ -154,8 +154,9 @@ class _QtObjects:
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_behind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def nothing_left_behind(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A home and a temp folder for the test; fails it when a thread, timer, process, socket or temp file stays."""
+    tmp_path_factory.getbasetemp()  # made at its first use, which has to be before the temp folder is another one
     own = Path(tempfile.mkdtemp(prefix="zt-", dir=tempfile.gettempdir()))
     temp, mark = own / "tmp", uuid.uuid4().hex
     temp.mkdir()
@@ -192,6 +193,12 @@ def nothing_left_behind(request: pytest.FixtureRequest, monkeypatch: pytest.Monk
 
 
 # --- material -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def checkout() -> Path:
+    """The checkout's root."""
+    return CHECKOUT
 
 
 @pytest.fixture(scope="session")

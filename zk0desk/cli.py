@@ -184,6 +184,8 @@ def _load(name: str) -> click.Command:
         app = typer.Typer(add_completion=False, rich_markup_mode=None)
         app.command(name)(target)
         target = app
+    # Plain help for all: rich takes a tenth of a second to load, and pipes and screen readers do not want boxes.
+    target.rich_markup_mode = None
     target._add_completion = False
     command = typer.main.get_command(target)
     command.name = name
