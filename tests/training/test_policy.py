@@ -31,7 +31,8 @@ def test_that_the_full_architecture_trains_99_880_992_of_450_046_176_parameters(
         tmp_path / "vlm",
         text={"hidden_size": 960, "intermediate_size": 2560, "num_hidden_layers": 32, "vocab_size": 49280, **heads},
         vision={
-            "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12, "image_size": 512, "patch_size": 16,
+            "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+            "image_size": 512, "patch_size": 16,
         },
         scale_factor=4,
     )  # fmt: skip
