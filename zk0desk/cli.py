@@ -99,7 +99,7 @@ def guarded(action: Callable[[], int], *, as_json: bool = False) -> int:
     except BrokenPipeError:
         # Whoever read our output went away (`zk0desk ... | head`); the interpreter's last flush must not complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return int(ExitStatus.OK)
+        return int(ExitStatus.FAILED)
     except Exception as error:  # noqa: BLE001 - the last place where an exception can become a sentence
         _tell(_unexpected(error), as_json)
         return int(ExitStatus.FAILED)
