@@ -45,7 +45,7 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("zk0desk")
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-_PATIENCE = 5.0
+_PATIENCE = float(os.environ.get("ZK0DESK_TEST_PATIENCE", "5"))
 """Seconds that what a test started has to end after the test."""
 
 

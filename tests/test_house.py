@@ -168,3 +168,18 @@ def test_install_puts_the_window_into_the_menu_and_uninstall_takes_all_of_it_out
     assert (home / ".local/bin/zk0desk").is_symlink()
     subprocess.run([script, "uninstall"], env=environment, check=True, capture_output=True, timeout=60)
     assert not [path for path in home.rglob("*") if "zk0" in path.name]
+
+
+def test_a_wheel_holds_the_package_its_resources_and_the_licence(checkout, tmp_path):
+    import zipfile
+
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)], cwd=checkout, check=True, capture_output=True, timeout=120
+    )
+    (wheel,) = tmp_path.glob("zk0desk-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    assert "zk0desk/cli.py" in names
+    assert "zk0desk/_resources/icons/org.zk0.Desk.svg" in names
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert not [name for name in names if name.startswith(("tests", "packaging", "benchmarks")) or "__pycache__" in name]
