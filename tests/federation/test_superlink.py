@@ -51,7 +51,8 @@ def test_it_listens_and_speaks_on_loopback_only(server):
 
 @pytest.mark.parametrize(
     "path", ["/", "/docs", "/health", "/openapi.json", "/v1/control/list-nodes", "/v1/control/start-run", "/v1/runtime/acquire-task",
-             "/v1/runtime/get-nodes", "/v1/fleet/", "/v1/fleet/pull-messages/../../control/list-nodes", "/v1/fleet/unknown", "//v1/fleet/get-run"],
+             "/v1/runtime/get-nodes", "/v1/fleet/",
+             "/v1/fleet/pull-messages/../../control/list-nodes", "/v1/fleet/unknown", "//v1/fleet/get-run"],
 )  # fmt: skip
 def test_the_gateway_answers_404_to_all_but_the_fleet_api(server, path):
     with httpx.Client(verify=_context(server), transport=None) as client:

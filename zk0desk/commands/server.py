@@ -132,9 +132,13 @@ def status(folder: Folder, as_json: AsJson = False) -> None:
     settings, running = server.settings(), server.running()
     runs = records(server)
     found: dict[str, Any] = {
-        "federation": settings.federation, "address": f"{settings.network.name}:{running.port}", "pid": running.pid, "since": running.started,
-        "nodes": _nodes(server), "run": None,
-    }  # fmt: skip
+        "federation": settings.federation,
+        "address": f"{settings.network.name}:{running.port}",
+        "pid": running.pid,
+        "since": running.started,
+        "nodes": _nodes(server),
+        "run": None,
+    }
     if runs:
         last = runs[-1]
         found["run"] = {"run": last.uid, "round": last.done, "rounds": last.rounds, "finished": last.finished, "best-round": last.best,

@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 import math
 import queue
+import shutil
 import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -156,7 +158,7 @@ def _serve(requests: queue.Queue[bytes], say: IO[str]) -> None:
         from zk0desk.training.policy import TrainablePolicy, save_processors
 
         policy = TrainablePolicy.load(Path(first["policy"]))
-        save_processors(Path(first["processors"]), Path(first["policy"]), recordings)
+        _keep_processors(Path(first["processors"]), lambda target: save_processors(target, Path(first["policy"]), recordings))
         answer({"ready": True})
         while True:
             policy.set_weights(np.load(json.loads(requests.get())["weights"], allow_pickle=False))
@@ -172,3 +174,16 @@ def _serve(requests: queue.Queue[bytes], say: IO[str]) -> None:
         answer(
             {"error": {"what": "The held-out recordings could not be evaluated.", "why": f"{type(error).__name__}: {error}", "remedy": ""}}
         )
+
+
+def _keep_processors(target: Path, save: Callable[[Path], Any]) -> None:
+    """Once for a run, and whole or not at all: the rounds copy from there while this process starts again."""
+    if target.is_dir():
+        return
+    partial = Path(tempfile.mkdtemp(dir=target.parent, prefix="processors", suffix=".partial"))
+    try:
+        save(partial)
+        partial.replace(target)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise

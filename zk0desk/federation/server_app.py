@@ -397,16 +397,18 @@ class _Conductor:
         return found.loss
 
     def _keep(self, number: int) -> None:
+        """Keep the round on disk before it is evaluated: what nodes worked for survives whatever happens then."""
         record, folder = self._record, self._record.checkpoint(self._folder, number)
-        # The evaluator writes the processors while it starts, so they are there after its first answer.
-        loss = self._evaluate(number)
-        processors = self._processors if self._evaluator is not None else None
+        # The evaluator writes the processors before its first answer, which was awaited in this process's first round.
+        processors = self._processors if (self._processors / "config.json").is_file() else None
         policy_files.write_policy(folder, self._base, self._weights, processors_from=processors)
+        record.done = number
+        record.save(self._folder)
+        loss = self._evaluate(number)
         before = record.eval_losses.get(str(record.best), math.inf) if record.best else math.inf
         best = loss is None or loss < before
         if best:
             record.best = number
-        record.done = number
         record.save(self._folder)
         record.prune(self._folder, self._rules.keep_checkpoints)
         self._emit(CheckpointSaved(run=record.uid, round=number, folder=str(folder), best=best))

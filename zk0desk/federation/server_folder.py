@@ -321,8 +321,8 @@ class NodeRegistry:
         self._lock = threading.Lock()
         with self._open() as connection:
             connection.execute(
-                "CREATE TABLE IF NOT EXISTS nodes (public_key BLOB PRIMARY KEY, fingerprint TEXT, status TEXT, first_seen REAL, last_seen REAL,"
-                " address TEXT)"
+                "CREATE TABLE IF NOT EXISTS nodes (public_key BLOB PRIMARY KEY, fingerprint TEXT, status TEXT,"
+                " first_seen REAL, last_seen REAL, address TEXT)"
             )
         os.chmod(path, 0o600)
         self._seen_change = -1.0

@@ -162,7 +162,7 @@ class Server:
                 self._superlink.wait_ready()
                 self._tell_keys()
             except OperatorError as error:
-                self._emit(Notice(severity="error", **error.to_json()))
+                self._emit(Notice(severity="error", code=error.code, what=error.what, why=error.why, remedy=error.remedy))
                 continue
             healthy_since = time.monotonic()
             self._announce()

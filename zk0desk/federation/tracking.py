@@ -30,13 +30,14 @@ def tracked(folder: Path | str, emit: Sink) -> Iterator[Sink]:
             "Weights & Biases is not installed.", "`tracking.wandb` asks for it.", "Install zk0desk[wandb], or set tracking.wandb to off."
         ) from error
     run: Any = None
+    mode: Any = wanted.wandb
 
     def sink(event: Event) -> None:
         nonlocal run
         emit(event)
         if isinstance(event, RunStarted):
             run = wandb.init(
-                project=wanted.wandb_project, id=event.run, resume="allow", mode=wanted.wandb, dir=str(server.state), config=event.settings,
+                project=wanted.wandb_project, id=event.run, resume="allow", mode=mode, dir=str(server.state), config=event.settings,
                 settings=wandb.Settings(silent=True, console="off", x_disable_stats=True, x_disable_meta=True),
             )  # fmt: skip
         elif run is not None and isinstance(event, RoundAggregated):
