@@ -74,7 +74,7 @@ class Plot(pg.PlotWidget):
         item.setLabel("bottom", bottom)
         item.setLabel("left", left)
         item.showGrid(x=False, y=True, alpha=0.12)
-        self.setMinimumHeight(100)
+        self.setMinimumHeight(86)
         theme.signals.changed.connect(self.recolour)
 
     def sizeHint(self) -> QSize:

@@ -122,7 +122,7 @@ class TrainingPage(QWidget):
         self.tabs["loss"].setChecked(True)
         top.addStretch(1)
         self.plot = StepPlot()
-        self.plot.setMinimumHeight(150)
+        self.plot.setMinimumHeight(132)
         self.follow = Switch("Follo&w", self.plot.set_follow, checked=True)
         self.follow.setToolTip("Show all steps as they come. Zooming or dragging in the plot switches it off.")
         self.log_scale = Switch("&Log", self.plot.set_log)
