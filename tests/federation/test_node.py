@@ -1,0 +1,407 @@
+"""The node against a real SuperLink behind its gateway. The tests are the coordinator; training is the stand-in's."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from tests.federation.coordinator_parts import Events, make_server
+from tests.federation.node_parts import CHANGE, Desk, Round, StandInEngine, admitted, operator_settings, wait_until, without_torch
+from zk0desk import folders
+from zk0desk.federation.consent import ConsentMissing
+from zk0desk.federation.messages import check_metrics, check_reply
+from zk0desk.federation.node import NotReady
+from zk0desk.federation.probe import Revoked, VersionMismatch, WrongCertificate
+from zk0desk.federation.superlink import RunningServer, revoke, start_server
+from zk0desk.federation.updates import decode, encode, weights_sha256
+from zk0desk.settings import Federation
+from zk0desk.training.policy_files import PolicyMismatch, trainable_weights
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    folder = make_server(tmp_path_factory.mktemp("federation"), min_nodes=1)
+    with start_server(folder.path, Events()) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(StandInEngine, "step_seconds", 0.0)
+    monkeypatch.setattr(StandInEngine, "hold_loading", None)
+    without_torch(monkeypatch)
+
+
+@pytest.fixture
+def grid(server: RunningServer) -> Iterator[Any]:
+    """The coordinator's side of a Flower run."""
+    from zk0desk.federation.grid import Grid
+
+    running = server.folder.running()
+    grid = Grid(running.superlink, running.secret)
+    yield grid
+    grid.close()
+
+
+def policy_of(server: RunningServer) -> Path:
+    return server.folder.policy(server.folder.settings())
+
+
+def desk(server: RunningServer, *, admit: bool = True, once: bool = False, **federation: Any) -> Desk:
+    settings = operator_settings(server.folder.invitation(), policy_of(server))
+    settings = settings.model_copy(update={"federation": settings.federation.model_copy(update=federation)})
+    made = Desk(settings, once=once)
+    if admit:
+        admitted(server.folder, made.key)
+    return made
+
+
+def ask(grid: Any, node_id: int, asked: Round, *, kind: str = "train", config: dict[str, Any] | None = None, arrays: Any = None) -> str:
+    weights = encode(asked.weights, "fp32") if arrays is None else arrays
+    return str(grid.send([node_id], kind, arrays=weights, config={**asked.request.to_config(), **(config or {})}, ttl=100.0)[node_id])
+
+
+def reply(grid: Any, message: str, seconds: float = 30.0) -> Any:
+    return wait_until(lambda: next(iter(grid.replies([message])), None), seconds)
+
+
+def test_that_a_round_is_trained_answered_and_in_the_ledger(server: RunningServer, grid: Any) -> None:
+    asked = Round(policy_of(server), last={"last-round": 0, "last-nodes": 1, "last-eval-loss": 0.5})
+    with desk(server) as node:
+        message = ask(grid, node.until_event("connected").node_id, asked)
+        answer = reply(grid, message)
+        sent = node.until_event("update-sent")
+        told = node.until_event("federation-metrics")
+        node.until("waiting-for-round")
+        ledger = {entry.kind: entry for entry in node.journal.ledger()}
+        states = node.states()
+    check_reply(answer.config, asked.request)
+    check_metrics(answer.metrics)
+    assert np.allclose(decode(answer.arrays, "fp16", asked.weights.size), CHANGE, rtol=1e-3)
+    assert states[:7] == ["checking", "connecting", "waiting-for-round", "downloading", "training", "uploading", "waiting-for-round"]
+    assert (told.round, told.eval_loss) == (0, 0.5)
+    entry = ledger["train-reply"]
+    assert (entry.direction, entry.outcome, entry.run, entry.round, entry.sha256) == ("sent", "ok", "run-1", 1, sent.sha256)
+    assert entry.contents is not None and entry.contents["metrics"] == answer.metrics and entry.contents["tensors"][0][2] == "float16"
+    assert entry.bytes == sent.bytes == answer.bytes
+    assert ledger["train"].outcome == "ok" and ledger["activate"].outcome == "ok" and entry.flwr_run == str(np.uint64(grid.run_id))
+
+
+def test_that_the_global_weights_and_the_best_of_them_are_kept(server: RunningServer, grid: Any) -> None:
+    policy = policy_of(server)
+    with desk(server) as node:
+        node_id = node.until_event("connected").node_id
+        for number, loss in ((1, 0.5), (2, 0.7)):
+            asked = Round(
+                policy, server_round=number, run_uid="kept", last={"last-round": number - 1, "last-nodes": 1, "last-eval-loss": loss}
+            )
+            asked.weights = asked.weights + np.float32(number)
+            asked.request.__dict__.update(weights_sha256=weights_sha256(asked.weights), base_sha256=weights_sha256(asked.weights))
+            reply(grid, ask(grid, node_id, asked))
+    kept = folders.runs_folder() / "kept"
+    base = trainable_weights(policy)
+    assert np.array_equal(np.load(kept / "global-last.npy"), base + np.float32(2))
+    assert np.array_equal(np.load(kept / "global-best.npy"), base + np.float32(1))
+    assert not list(kept.glob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("config", "arrays", "key"),
+    [
+        ({"lr": 5.0}, None, "lr"),
+        ({"run-uid": "../out"}, None, "run-uid"),
+        ({"code-url": "https://example.org"}, None, "code-url"),
+        ({"layout-sha256": "cd" * 32}, None, "layout-sha256"),
+        ({"weights-sha256": "cd" * 32, "base-sha256": "cd" * 32}, None, "weights-sha256"),
+        ({}, [np.zeros(3, np.float32)], "arrays"),
+        ({}, [np.zeros((330, 1), np.float64)], "arrays"),
+        ({}, [np.zeros(2**20, np.float32)], "arrays"),
+        ({}, [], "arrays"),
+    ],
+)
+def test_that_what_is_not_allowed_is_refused_with_its_key_and_told(
+    server: RunningServer, grid: Any, config: dict[str, Any], arrays: Any, key: str
+) -> None:
+    asked = Round(policy_of(server))
+    with desk(server) as node:
+        node_id = node.until_event("connected").node_id
+        answer = reply(grid, ask(grid, node_id, asked, config=config, arrays=arrays))
+        assert answer.error.startswith("message-refused") and key in answer.error
+        notice = node.until_event("notice", code="message-refused")
+        assert key in notice.why
+        outcomes = [entry.outcome for entry in node.journal.ledger() if entry.kind == "train"]
+        assert [outcome.startswith("refused") for outcome in outcomes] == [True]
+        assert not reply(grid, ask(grid, node_id, asked)).error, "the node goes on"
+        assert "training" in node.states()
+
+
+def test_that_nan_weights_are_refused(server: RunningServer, grid: Any) -> None:
+    asked = Round(policy_of(server))
+    broken = asked.weights.copy()
+    broken[3] = np.nan
+    with desk(server) as node:
+        answer = reply(grid, ask(grid, node.until_event("connected").node_id, asked, arrays=[broken]))
+    assert "not finite" in answer.error
+
+
+def test_that_evaluation_is_refused_unless_the_operator_allows_it(server: RunningServer, grid: Any) -> None:
+    asked = Round(policy_of(server))
+    with desk(server) as node:
+        answer = reply(grid, ask(grid, node.until_event("connected").node_id, asked, kind="evaluate"))
+        assert "does not allow evaluation" in answer.error
+        assert "training" not in node.states()
+
+
+def test_that_a_query_is_told_versions_and_the_number_of_frames_only(server: RunningServer, grid: Any) -> None:
+    with desk(server) as node:
+        node_id = node.until_event("connected").node_id
+        message = grid.send([node_id], "query", arrays=(), config={"run-uid": "q", "last-round": 2, "last-eval-loss": 0.25}, ttl=60.0)[
+            node_id
+        ]
+        answer = reply(grid, message)
+        assert node.until_event("federation-metrics").eval_loss == 0.25
+    assert set(answer.config) == {"zk0desk-version", "flwr-version", "policy-id", "frames"}
+    assert answer.config["frames"] == 40
+
+
+def test_that_a_node_waits_to_be_admitted_and_then_goes_on_by_itself(server: RunningServer) -> None:
+    with desk(server, admit=False) as node:
+        waiting = node.until("waiting-for-approval")
+        assert node.key.fingerprint in waiting.why
+        server.admit(node.key.fingerprint)
+        node.until("waiting-for-round")
+        entries = [entry for entry in node.journal.ledger() if entry.kind == "activate"]
+        assert [entry.outcome for entry in entries] == ["ok"]
+
+
+def test_that_a_revoked_node_ends_and_says_so(server: RunningServer) -> None:
+    with desk(server) as node:
+        node.until("waiting-for-round")
+        revoke(server.folder, node.key.fingerprint)
+        failed = node.until("failed")
+        node.thread.join(5)
+    assert isinstance(node.error, Revoked) and "excluded" in failed.what
+
+
+def test_that_nothing_is_sent_without_consent_invitation_policy_or_recording(server: RunningServer, tmp_path: Path) -> None:
+    from tests.federation.coordinator_parts import make_policy
+
+    cases: list[tuple[dict[str, Any], type]] = [({"federation": Federation()}, NotReady)]
+    whole = desk(server, admit=False).settings
+    cases.append(({"federation": whole.federation.model_copy(update={"consent": "0" * 64})}, ConsentMissing))
+    cases.append(({"policy": whole.policy.model_copy(update={"folder": None})}, NotReady))
+    cases.append(({"recordings": whole.recordings.model_copy(update={"chosen": ()})}, NotReady))
+    other = make_policy(tmp_path / "other")
+    data = (other / "model.safetensors").read_bytes()
+    (other / "model.safetensors").write_bytes(data[:-4] + b"\0\0\0\0")
+    cases.append(({"policy": whole.policy.model_copy(update={"folder": other})}, PolicyMismatch))
+    for change, kind in cases:
+        with Desk(whole.model_copy(update=change)) as node:
+            node.until("failed")
+            node.thread.join(5)
+            assert isinstance(node.error, kind), node.error
+            assert node.journal.ledger() == []
+            assert node.states() == ["checking", "failed"]
+
+
+def test_that_lasting_troubles_end_a_first_connection(server: RunningServer) -> None:
+    from tests.federation.node_parts import certificate, invitation
+
+    real = server.folder.invitation()
+    wrong = invitation(
+        **{**real.model_dump(), "certificate": certificate("localhost")[0], "certificate_sha256": invitation().certificate_sha256}
+    )
+    old = real.model_copy(update={"flwr_version": "1.30.0"})
+    for invited, kind in ((wrong, WrongCertificate), (old, VersionMismatch)):
+        with Desk(operator_settings(invited, policy_of(server))) as node:
+            node.until("failed")
+            node.thread.join(5)
+            assert isinstance(node.error, kind), node.error
+
+
+# --- pausing, finishing, stopping ---------------------------------------------------------------------------------
+
+
+def test_that_a_pause_shows_and_ends(server: RunningServer, grid: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(StandInEngine, "step_seconds", 0.05)
+    with desk(server) as node:
+        message = ask(grid, node.until_event("connected").node_id, Round(policy_of(server), local_steps=20))
+        node.until_event("step-done")
+        node.control.pause()
+        node.until("paused")
+        steps = len(node.events.named("step-done"))
+        threading.Event().wait(0.3)
+        assert len(node.events.named("step-done")) <= steps + 1
+        node.control.resume()
+        assert not reply(grid, message).error
+        assert len(node.events.named("step-done")) == 20
+
+
+def test_that_a_pause_between_rounds_takes_no_round_until_it_ends(server: RunningServer, grid: Any) -> None:
+    with desk(server) as node:
+        node_id = node.until_event("connected").node_id
+        node.control.pause()
+        node.until("paused")
+        message = ask(grid, node_id, Round(policy_of(server)))
+        threading.Event().wait(0.6)
+        assert "downloading" not in node.states()
+        node.control.resume()
+        assert not reply(grid, message).error
+
+
+def test_that_finishing_delivers_the_round_first(server: RunningServer, grid: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(StandInEngine, "step_seconds", 0.1)
+    with desk(server) as node:
+        message = ask(grid, node.until_event("connected").node_id, Round(policy_of(server), local_steps=5))
+        node.until_event("step-done")
+        node.control.finish_round()
+        assert not reply(grid, message).error
+        node.until("stopped")
+        assert node.states()[-3:] == ["uploading", "finishing", "stopped"]
+        assert len(node.events.named("step-done")) == 5
+
+
+def test_that_once_leaves_after_one_update(server: RunningServer, grid: Any) -> None:
+    with desk(server, once=True) as node:
+        node_id = node.until_event("connected").node_id
+        ask(grid, node_id, Round(policy_of(server)))
+        node.until("stopped")
+        assert wait_until(lambda: [each for each in grid.nodes() if each.node_id == node_id and not each.online])
+        assert [entry.kind for entry in node.journal.ledger()][0] == "deactivate"
+
+
+@pytest.mark.parametrize(
+    "state", ["waiting-for-round", "training", "paused", "waiting-for-approval", "reconnecting", "downloading", "loading"]
+)
+def test_that_a_stop_takes_effect_within_two_seconds(server: RunningServer, grid: Any, monkeypatch: pytest.MonkeyPatch, state: str) -> None:
+    monkeypatch.setattr(StandInEngine, "step_seconds", 0.05 if state == "paused" else 10.0)
+    asked = Round(policy_of(server), local_steps=100)
+    release = threading.Event()
+    if state == "loading":
+        monkeypatch.setattr(StandInEngine, "hold_loading", release)
+    if state == "downloading":
+        from zk0desk.federation.fleet import FleetHttpClient
+
+        monkeypatch.setattr(FleetHttpClient, "PullObject", lambda *_: release.wait(20))
+    node = desk(server, admit=state != "waiting-for-approval")
+    if state == "reconnecting":
+        nowhere = server.folder.invitation().model_copy(update={"port": 9})
+        node = Desk(operator_settings(nowhere, policy_of(server)))
+    with node:
+        message = ""
+        if state in ("training", "downloading", "loading", "paused"):
+            message = ask(grid, node.until_event("connected").node_id, asked)
+        if state == "paused":
+            node.until_event("step-done")
+            node.control.pause()
+        node.until("training" if state == "loading" else state)
+        sent = len(node.journal.ledger())
+        took = node.stop()
+        assert took < 2.0
+        assert node.states()[-2:] == ["finishing", "stopped"] and node.error is None
+        after = node.journal.ledger()[: len(node.journal.ledger()) - sent]
+        assert {entry.kind for entry in after if entry.direction == "sent"} <= {"deactivate"}
+        release.set()
+    if message:
+        assert not grid.replies([message]) or grid.replies([message])[0].error
+
+
+# --- coming back --------------------------------------------------------------------------------------------------
+
+
+def test_that_a_round_that_is_sent_again_is_answered_without_training_twice(server: RunningServer, grid: Any) -> None:
+    asked = Round(policy_of(server), run_uid="again")
+    with desk(server) as node:
+        node_id = node.until_event("connected").node_id
+        first = reply(grid, ask(grid, node_id, asked))
+        second = reply(grid, ask(grid, node_id, asked))
+        assert len(node.events.named("round-started")) == 1
+    assert np.array_equal(first.arrays[0], second.arrays[0]) and first.metrics == second.metrics
+
+
+def test_that_a_restarted_node_keeps_its_identity(server: RunningServer) -> None:
+    ids = []
+    for _ in range(2):
+        with desk(server) as node:
+            ids.append((node.until_event("connected").node_id, node.key.fingerprint))
+            node.until("waiting-for-round")
+    assert ids[0] == ids[1]
+
+
+def test_that_a_superlink_that_dies_finds_its_node_again(tmp_path: Path) -> None:
+    folder = make_server(tmp_path, min_nodes=1)
+    with start_server(folder.path, Events()) as running, desk(running) as node:
+        first = node.until_event("connected").node_id
+        node.until("waiting-for-round")
+        link = next(p for p in psutil.Process(running.pid).children(recursive=True) if "_superlink" in p.cmdline())
+        os.kill(link.pid, signal.SIGKILL)
+        node.until("reconnecting")
+        wait_until(lambda: len(node.events.named("connected")) > 1, 60)
+        node.until("waiting-for-round")
+        assert node.events.named("connected")[-1].node_id > 0 and first > 0  # type: ignore[attr-defined]
+        from zk0desk.federation.grid import Grid
+
+        found = folder.running()
+        grid = Grid(found.superlink, found.secret)
+        try:
+            again = node.events.named("connected")[-1].node_id  # type: ignore[attr-defined]
+            assert not reply(grid, ask(grid, again, Round(policy_of(running)))).error
+        finally:
+            grid.close()
+
+
+def test_that_a_killed_node_comes_back_into_the_same_round(server: RunningServer, grid: Any) -> None:
+    import subprocess
+    import sys
+
+    from zk0desk import settings as settings_file
+
+    prepared = desk(server)
+    prepared.journal.close()
+    path = folders.settings_file()
+    settings_file.save(prepared.settings, path)
+
+    def start(step_seconds: float) -> subprocess.Popen[str]:
+        program = [sys.executable, str(Path(__file__).with_name("node_parts.py")), str(path), str(step_seconds)]
+        return subprocess.Popen(program, stdout=subprocess.PIPE, text=True)
+
+    def lines(process: subprocess.Popen[str], wanted: str) -> dict[str, Any]:
+        import json
+
+        assert process.stdout is not None
+        for line in process.stdout:
+            event = json.loads(line)
+            if event["event"] == wanted:
+                return dict(event)
+        raise AssertionError(f"no {wanted}")
+
+    first = start(5.0)
+    try:
+        message = ask(grid, lines(first, "connected")["node-id"], Round(policy_of(server), run_uid="killed"))
+        lines(first, "round-started")
+        first.kill()
+        first.wait()
+    finally:
+        first.kill()
+        assert first.stdout is not None
+        first.stdout.close()
+    second = start(0.0)
+    try:
+        assert lines(second, "notice")["code"] == "round-resumed"
+        answer = reply(grid, message)
+        assert not answer.error and answer.config["run-uid"] == "killed"
+        assert second.wait(20) == 0
+    finally:
+        second.kill()
+        assert second.stdout is not None
+        second.stdout.close()
