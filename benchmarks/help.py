@@ -30,7 +30,14 @@ def main(runs: int = 9) -> int:
     taken = seconds(["-m", "zk0desk", "--help"], runs)
     median = statistics.median(taken)
     print(f"zk0desk --help: median {median:.3f} s, worst {max(taken):.3f} s of {runs}; bare Python {bare:.3f} s; limit {LIMIT_S} s")
-    result = {"benchmark": "help", "median-s": median, "worst-s": max(taken), "bare-python-s": bare, "limit-s": LIMIT_S, "ok": median < LIMIT_S}
+    result = {
+        "benchmark": "help",
+        "median-s": median,
+        "worst-s": max(taken),
+        "bare-python-s": bare,
+        "limit-s": LIMIT_S,
+        "ok": median < LIMIT_S,
+    }
     print(json.dumps(result))
     return 0 if result["ok"] else 1
 

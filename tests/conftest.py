@@ -95,7 +95,11 @@ def _processes(mark: str) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
-            if process.pid != os.getpid() and process.environ().get("ZK0DESK_TEST") == mark and "resource_tracker" not in " ".join(process.cmdline()):
+            if (
+                process.pid != os.getpid()
+                and process.environ().get("ZK0DESK_TEST") == mark
+                and "resource_tracker" not in " ".join(process.cmdline())
+            ):
                 found.append(process)
         except psutil.Error:
             continue

@@ -115,7 +115,12 @@ def test_with_json_the_error_is_an_object_on_stdout(command, capsys):
     command(refused)
     assert cli.main(["try", "--json"]) == 5
     out, err = capsys.readouterr()
-    assert json.loads(out)["error"] == {"code": "not-admitted", "what": "This node is not admitted.", "why": "Its key is unknown.", "remedy": ""}
+    assert json.loads(out)["error"] == {
+        "code": "not-admitted",
+        "what": "This node is not admitted.",
+        "why": "Its key is unknown.",
+        "remedy": "",
+    }
     assert err == ""
 
 
@@ -188,7 +193,8 @@ def test_a_reader_that_goes_away_gets_no_traceback():
 
 
 @pytest.mark.parametrize(
-    ("given", "opens"), [([], []), (["zk0desk:join?abc"], ["zk0desk:join?abc"]), (["Einladung für Öl.zk0invite"], ["Einladung für Öl.zk0invite"])]
+    ("given", "opens"),
+    [([], []), (["zk0desk:join?abc"], ["zk0desk:join?abc"]), (["Einladung für Öl.zk0invite"], ["Einladung für Öl.zk0invite"])],
 )
 def test_no_command_or_an_invitation_opens_the_window(monkeypatch, given, opens):
     import types

@@ -174,7 +174,11 @@ def test_a_wheel_holds_the_package_its_resources_and_the_licence(checkout, tmp_p
     import zipfile
 
     subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)], cwd=checkout, check=True, capture_output=True, timeout=120
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        cwd=checkout,
+        check=True,
+        capture_output=True,
+        timeout=120,
     )
     (wheel,) = tmp_path.glob("zk0desk-*.whl")
     with zipfile.ZipFile(wheel) as archive:

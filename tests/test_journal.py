@@ -57,7 +57,8 @@ def test_a_round_that_begins_again_replaces_its_steps(journal):
 
 
 def test_a_message_is_in_the_ledger_with_what_it_held(journal):
-    number = journal.enter(LedgerEntry("sent", "train-reply", "lab:8000", 400, sha256="ff", run="r", round=2, contents={"loss-mean": 0.5}))
+    sent = LedgerEntry("sent", "train-reply", "lab:8000", 400, sha256="ff", run="r", round=2, contents={"loss-mean": 0.5})
+    number = journal.enter(sent)
     journal.settle(number, "refused: too late")
     (entry,) = journal.ledger()
     assert (entry.contents, entry.outcome, entry.bytes, entry.id) == ({"loss-mean": 0.5}, "refused: too late", 400, number)
@@ -69,6 +70,13 @@ def test_the_newest_message_comes_first_and_search_finds_a_peer(journal):
         journal.enter(LedgerEntry("sent", "heartbeat", peer, 1))
     assert [entry.peer for entry in journal.ledger()] == ["farm:8000", "lab:8000"]
     assert [entry.peer for entry in journal.ledger("lab")] == ["lab:8000"]
+
+
+def test_a_percent_sign_is_searched_for_as_it_stands(journal):
+    journal.enter(LedgerEntry("sent", "heartbeat", "lab:8000", 1))
+    journal.record(events.Notice(severity="note", code="x", what="10% are left.\\"))
+    assert journal.ledger("%") == []
+    assert [len(journal.log(search)) for search in ("%", "_", "\\", "10%")] == [1, 0, 1, 1]
 
 
 def test_the_log_keeps_sentences_and_finds_them(journal):
@@ -112,8 +120,8 @@ def test_threads_share_a_journal(journal):
 def test_the_ledger_survives_kill_9(tmp_path):
     path = tmp_path / "journal.sqlite"
     program = (
-        "import sys; from pathlib import Path; from zk0desk.journal import *;"
-        "j = Journal(Path(sys.argv[1])); j.enter(LedgerEntry('sent', 'train-reply', 'lab', 7)); print('written', flush=True); sys.stdin.read()"
+        "import sys; from pathlib import Path; from zk0desk.journal import *; j = Journal(Path(sys.argv[1]));"
+        "j.enter(LedgerEntry('sent', 'train-reply', 'lab', 7)); print('written', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen([sys.executable, "-c", program, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "written\n"

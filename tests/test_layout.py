@@ -43,7 +43,9 @@ def test_unsorted_or_repeated_names_are_refused(names):
         Layout(tuple((name, (1,), "float32") for name in names))
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5), lambda inner: st.lists(inner, max_size=4), max_leaves=12))
+@given(
+    st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5), lambda inner: st.lists(inner, max_size=4), max_leaves=12)
+)
 def test_json_that_is_no_layout_is_a_value_error_and_nothing_else(data):
     try:
         Layout.from_json(json.dumps(data))

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-INNER = '''
+INNER = """
 import socket, subprocess, sys, tempfile, threading, time, pytest
 
 keep = []
@@ -55,7 +55,7 @@ def test_clean(qapp, tmp_path):
     thread = threading.Thread(target=lambda: None)
     thread.start()
     subprocess.run([sys.executable, "-c", ""], check=True)
-'''
+"""
 
 LEFT = {
     "thread": "thread forgotten", "process": "process ", "orphan": "process ", "port": "listening port ", "file": "temp file zk0desk-",

@@ -52,13 +52,17 @@ settings = st.builds(
             st.builds(
                 ChosenRecording,
                 path=st.sampled_from(["/data/cubes", "relative/cups", "/mit Leerzeichen/äöü"]),
-                cameras=st.dictionaries(st.sampled_from(["camera1", "camera2"]), st.sampled_from(["observation.images.top", "a.b"]), max_size=2),
+                cameras=st.dictionaries(
+                    st.sampled_from(["camera1", "camera2"]), st.sampled_from(["observation.images.top", "a.b"]), max_size=2
+                ),
                 leave_out=st.lists(st.integers(0, 99), max_size=3),
             ),
             max_size=3,
         ),
     ),
-    training=st.builds(module.Training, device=st.sampled_from(["auto", "cpu"]), micro_batch=st.integers(0, 4096), threads=st.integers(0, 8)),
+    training=st.builds(
+        module.Training, device=st.sampled_from(["auto", "cpu"]), micro_batch=st.integers(0, 4096), threads=st.integers(0, 8)
+    ),
     federation=st.builds(module.Federation, consent=st.text(alphabet="0123456789abcdef", max_size=64), allow_evaluation=st.booleans()),
 )
 

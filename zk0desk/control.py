@@ -6,8 +6,8 @@ import threading
 import time
 
 
-class Stopped(Exception):  # noqa: N818 - it is no error: a person asked for it
-    """Raised inside a node's thread at the next check after `NodeControl.stop_now`."""
+class Stopped(Exception):
+    """Raised inside a node's thread at the next check after `NodeControl.stop_now`. It is no error: a person asked for it."""
 
 
 class NodeControl:

@@ -255,18 +255,17 @@ class Journal:
 
     def ledger(self, search: str = "", limit: int = 1000) -> list[LedgerEntry]:
         """The newest messages first; `search` looks in kind, peer, run, contents and outcome."""
-        like = f"%{search}%"
+        text = " || ' ' || ".join(("direction", "kind", "peer", "run", "contents", "outcome", "sha256"))
         rows = self._connection().execute(
-            "SELECT * FROM ledger WHERE direction || ' ' || kind || ' ' || peer || ' ' || run || ' ' || contents || ' ' || outcome || ' ' || sha256"
-            " LIKE ? ORDER BY id DESC LIMIT ?",
-            (like, limit),
+            f"SELECT * FROM ledger WHERE {text} LIKE ? ESCAPE '\\' ORDER BY id DESC LIMIT ?", (_like(search), limit)
         )
         return [LedgerEntry(**{**dict(row), "contents": json.loads(row["contents"])}) for row in rows]
 
     def log(self, search: str = "", limit: int = 1000) -> list[dict[str, Any]]:
         """The newest lines first: time, event, text, json."""
         rows = self._connection().execute(
-            "SELECT time, event, text, json FROM log WHERE event || ' ' || text LIKE ? ORDER BY id DESC LIMIT ?", (f"%{search}%", limit)
+            "SELECT time, event, text, json FROM log WHERE event || ' ' || text LIKE ? ESCAPE '\\' ORDER BY id DESC LIMIT ?",
+            (_like(search), limit),
         )
         return [dict(row) for row in rows]
 
@@ -285,3 +284,10 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _like(search: str) -> str:
+    """A pattern of SQL's LIKE that finds `search` as it stands, anywhere."""
+    for special in "\\%_":
+        search = search.replace(special, "\\" + special)
+    return f"%{search}%"

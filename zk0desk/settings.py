@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import tomlkit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -55,13 +55,13 @@ class Federation(_Section):
     invitation: str = Field("", max_length=16384, description="The coordinator's invitation, the line that begins with zk0desk:join?")
     consent: str = Field(
         "",
-        description="What was agreed to, written by the window or `zk0desk node --agree`: the SHA-256 of the consent's text and the invitation.",
+        description="What was agreed to, written by the window or `zk0desk node --agree`: a SHA-256 of its text and the invitation.",
     )
     key_storage: Literal["keyring", "file"] = Field(
         "keyring", description="Where the node's private key is kept: the system's keyring, or a file with mode 0600."
     )
     key_file: Path | None = Field(None, description="The key's file when key-storage is file.")
-    allow_evaluation: bool = Field(False, description="Let the coordinator ask for a loss on this node's own frames. It probes private data.")
+    allow_evaluation: bool = Field(False, description="Let the coordinator ask for a loss on this node's frames. It probes private data.")
 
 
 class Training(_Section):
@@ -94,9 +94,9 @@ class ServerNetwork(_Section):
 
     host: str = Field("0.0.0.0", description="Address that the gateway listens on.")
     port: int = Field(8000, ge=0, le=65535, description="Port that the gateway listens on; 0 takes a free one.")
-    name: str = Field("localhost", max_length=253, description="Name or address under which operators reach this computer; it is in the certificate.")
+    name: str = Field("localhost", max_length=253, description="Name or address under which operators reach it; the certificate has it.")
     superlink_state: Literal["memory", "disk"] = Field(
-        "memory", description="Where the SuperLink keeps messages: memory is faster, disk survives its crash. Keys of nodes are always on disk."
+        "memory", description="Where the SuperLink keeps messages: memory is faster, disk survives a crash. Keys of nodes are on disk."
     )
 
 
@@ -114,7 +114,7 @@ class ServerRounds(_Section):
     rounds: int = Field(30, ge=1, le=100_000, description="Rounds of a run.")
     min_nodes: int = Field(2, ge=1, le=10_000, description="A round waits for this many nodes.")
     wait_s: float = Field(0.0, ge=0, le=86_400, description="How long a round waits for further nodes once there are enough.")
-    deadline_s: float = Field(2700.0, gt=0, le=39_600, description="Seconds that a node has from receiving a round to having sent its update.")
+    deadline_s: float = Field(2700.0, gt=0, le=39_600, description="Seconds that a node has from receiving a round to having sent it back.")
     local_epochs: float = Field(20.0, gt=0, le=10_000, description="Passes over a node's frames in a round.")
     local_steps: int = Field(0, ge=0, le=1_000_000, description="Optimiser steps in a round; 0: local-epochs decides.")
     batch_size: int = Field(64, ge=1, le=4096, description="Frames of one optimiser step.")
@@ -154,26 +154,23 @@ class ServerSettings(_Section):
         return self
 
 
-Model = TypeVar("Model", bound=_Section)
-
-
 def _explain(error: ValidationError) -> str:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"]) or "the file"
     return f"`{where}`: {first['msg']} (found {first['input']!r:.80})."
 
 
-def parse(model: type[Model], text: str, source: str = "the settings") -> Model:
+def parse[Model: _Section](model: type[Model], text: str, source: str = "the settings") -> Model:
     """Read `text` (TOML) as `model`; `SettingsError` names the key, what it holds and what is allowed."""
     try:
         return model.model_validate(tomlkit.parse(text).unwrap())
     except ValidationError as error:
-        raise SettingsError(f"{source} cannot be used.", _explain(error), "Correct that key, or delete its line to get the default.") from error
+        raise SettingsError(f"{source} cannot be used.", _explain(error), "Correct that key, or delete its line.") from error
     except (ValueError, tomlkit.exceptions.TOMLKitError) as error:
         raise SettingsError(f"{source} is not valid TOML.", f"{error}.", "Correct that line.") from error
 
 
-def load(path: Path | None = None, model: type[Model] = Settings) -> Model:  # type: ignore[assignment]
+def load[Model: _Section](path: Path | None = None, model: type[Model] = Settings) -> Model:  # type: ignore[assignment]
     """Read settings from `path` (default: the operator's file). A missing file gives the defaults."""
     path = path or folders.settings_file()
     try:
