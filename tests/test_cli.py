@@ -51,7 +51,8 @@ def _commands():
         if isinstance(command, click.Group):
             context = click.Context(command, info_name=words[-1])
             for name in command.list_commands(context):
-                yield from below([*words, name], command.get_command(context, name))
+                if not (child := command.get_command(context, name)).hidden:
+                    yield from below([*words, name], child)
 
     for name in cli.COMMANDS:
         yield from below([name], cli._load(name))
@@ -66,6 +67,11 @@ def test_the_help_of_every_command_says_what_it_does_with_an_example():
         if not examples:
             without.append(call)
     assert not without, f"no example in the help of: {', '.join(without)}"
+
+
+def test_help_is_plain_text():
+    text = cli._load("server").get_command(None, "init").get_help(click.Context(click.Command("init")))
+    assert "[default: 8000" in text and "\\[" not in text
 
 
 def test_every_option_and_every_short_help_is_explained():

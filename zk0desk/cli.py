@@ -177,6 +177,7 @@ def _load(name: str) -> click.Command:
     from importlib import import_module
 
     import typer
+    import typer.core
 
     entry = COMMANDS[name]
     target = getattr(import_module(entry.module), entry.attribute)
@@ -185,7 +186,7 @@ def _load(name: str) -> click.Command:
         app.command(name)(target)
         target = app
     # Plain help for all: rich takes a tenth of a second to load, and pipes and screen readers do not want boxes.
-    target.rich_markup_mode = None
+    typer.core.HAS_RICH = False
     target._add_completion = False
     command = typer.main.get_command(target)
     command.name = name

@@ -8,7 +8,10 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Look at policies, and save the shared one for your robot.", no_args_is_help=True)
+app = typer.Typer(
+    help="Look at policies, and save the shared one for your robot.\n\nExample: zk0desk policy save ~/policies/shared --best",
+    no_args_is_help=True,
+)
 
 
 @app.command()
