@@ -70,8 +70,9 @@ def test_the_help_of_every_command_says_what_it_does_with_an_example():
 
 
 def test_help_is_plain_text():
-    text = cli._load("server").get_command(None, "init").get_help(click.Context(click.Command("init")))
-    assert "[default: 8000" in text and "\\[" not in text
+    command = cli._load("server").commands["init"]
+    text = command.get_help(click.Context(command, info_name="zk0desk server init"))
+    assert "[required]" in text and "\\[" not in text and "\u2500" not in text
 
 
 def test_every_option_and_every_short_help_is_explained():
