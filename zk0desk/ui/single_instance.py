@@ -21,6 +21,36 @@ def socket_name() -> str:
     return f"zk0desk-{digest}"
 
 
+class _Guest(QObject):
+    """A later start that has connected; `said` carries what it hands over, once."""
+
+    said = Signal(str)
+
+    def __init__(self, socket: QLocalSocket, parent: QObject) -> None:
+        super().__init__(parent)
+        self._socket = socket
+        self._data = b""
+        socket.setParent(self)
+        socket.readyRead.connect(self._ready)
+        socket.disconnected.connect(self.deleteLater)
+
+    def _ready(self) -> None:
+        self._data += bytes(self._socket.readAll().data())
+        if len(self._data) > _LIMIT:
+            self._socket.disconnectFromServer()
+            return
+        line, newline, self._data = self._data.partition(b"\n")
+        if not newline:
+            self._data = line
+            return
+        argument = ""
+        with contextlib.suppress(ValueError, AttributeError):
+            argument = str(json.loads(line).get("open", ""))
+        self._socket.write(b"ok\n")
+        self._socket.flush()
+        self.said.emit(argument)
+
+
 class SingleInstance(QObject):
     """`claim` says whether this start is the first; `raised` carries what later starts hand over ("" for nothing)."""
 
@@ -30,7 +60,6 @@ class SingleInstance(QObject):
         super().__init__(parent)
         self._name = name or socket_name()
         self._server: QLocalServer | None = None
-        self._read: dict[QLocalSocket, bytes] = {}
 
     def claim(self, argument: str = "") -> bool:
         """True when no other window lives; otherwise hands `argument` to it and returns False."""
@@ -55,31 +84,12 @@ class SingleInstance(QObject):
 
     def _connected(self) -> None:
         while self._server is not None and (socket := self._server.nextPendingConnection()) is not None:
-            self._read[socket] = b""
-            socket.readyRead.connect(lambda s=socket: self._ready(s))
-            socket.disconnected.connect(lambda s=socket: self._gone(s))
-
-    def _ready(self, socket: QLocalSocket) -> None:
-        data = self._read.get(socket, b"") + bytes(socket.readAll().data())
-        self._read[socket] = data
-        if len(data) > _LIMIT:
-            socket.abort()
-            return
-        if b"\n" in data:
-            argument = ""
-            with contextlib.suppress(ValueError, AttributeError):
-                argument = str(json.loads(data.split(b"\n", 1)[0]).get("open", ""))
-            socket.write(b"ok\n")
-            socket.flush()
-            self._read[socket] = b""
-            self.raised.emit(argument)
-
-    def _gone(self, socket: QLocalSocket) -> None:
-        self._read.pop(socket, None)
-        socket.deleteLater()
+            guest = _Guest(socket, self)
+            guest.said.connect(self.raised)
 
     def close(self) -> None:
         """Let the next start be the first."""
         if self._server is not None:
             self._server.close()
+            self._server.deleteLater()
             self._server = None

@@ -35,8 +35,8 @@ from zk0desk.ui.widgets import (
 if TYPE_CHECKING:
     from zk0desk.ui.save_policy import SavePolicy
 
-REFRESH_MS = 100
-"""The plots are drawn at most ten times a second."""
+REFRESH_MS = 160
+"""The plots are drawn at most six times a second."""
 
 
 def legend(sign: QWidget, words: str) -> QHBoxLayout:

@@ -1,0 +1,80 @@
+"""The look: contrast, and a change of the theme at run time."""
+
+from __future__ import annotations
+
+import pytest
+from PySide6.QtCore import Qt
+from PySide6.QtGui import QColor, QPalette
+from PySide6.QtWidgets import QApplication, QCheckBox
+
+from zk0desk.ui import theme
+from zk0desk.ui.icons import icon
+
+
+def _luminance(color: QColor) -> float:
+    parts = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (color.redF(), color.greenF(), color.blueF())]
+    return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
+
+
+def _contrast(one: str, other: str) -> float:
+    high, low = sorted((_luminance(theme.color(one)), _luminance(theme.color(other))), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.fixture(params=["light", "dark"])
+def scheme(request: pytest.FixtureRequest, qapp: QApplication) -> str:
+    theme.apply(qapp, request.param)
+    return str(request.param)
+
+
+@pytest.mark.parametrize("ground", ["background", "surface", "side"])
+def test_text_can_be_read_on_every_ground(scheme: str, ground: str) -> None:
+    for text in ("text", "muted", "accent", "error", "ok", "info"):
+        assert _contrast(text, ground) >= 4.5, (scheme, text, ground)
+
+
+def test_controls_and_series_stand_out_from_the_surface(scheme: str) -> None:
+    for name in ("control", "series-1", "series-2", "series-3"):
+        assert _contrast(name, "surface") >= 3.0, (scheme, name)
+
+
+def test_words_in_badges_and_on_the_primary_button_can_be_read(scheme: str) -> None:
+    assert _contrast("on-accent", "accent") >= 4.5
+    for kind in ("ok", "warning", "error", "info"):
+        assert _contrast(kind, f"{kind}-soft") >= 4.4, (scheme, kind)
+
+
+def test_a_change_of_the_theme_reaches_palette_sheet_and_listeners(qapp: QApplication, qtbot) -> None:
+    theme.apply(qapp, "light")
+    with qtbot.waitSignal(theme.signals.changed):
+        theme.apply(qapp, "dark")
+    assert qapp.palette().color(QPalette.ColorRole.Window) == theme.color("background") == QColor("#14181D")
+    assert "#14181d" not in qapp.styleSheet() or "#1b2127" in qapp.styleSheet()
+    box = QCheckBox("x")
+    qtbot.addWidget(box)
+    assert box.palette().color(QPalette.ColorRole.WindowText) == theme.color("text")
+
+
+def test_showing_the_same_theme_again_costs_nothing(qapp: QApplication, qtbot) -> None:
+    theme.apply(qapp, "dark")
+    with qtbot.assertNotEmitted(theme.signals.changed):
+        theme.apply(qapp, "dark")
+
+
+def test_the_desktops_scheme_is_followed_only_when_asked(qapp: QApplication) -> None:
+    theme.apply(qapp, "system")
+    qapp.styleHints().setColorScheme(Qt.ColorScheme.Dark)
+    followed = theme.is_dark() == (qapp.styleHints().colorScheme() == Qt.ColorScheme.Dark)
+    theme.apply(qapp, "light")
+    qapp.styleHints().setColorScheme(Qt.ColorScheme.Dark)
+    assert followed and not theme.is_dark()
+    qapp.styleHints().unsetColorScheme()
+
+
+def test_an_icon_takes_the_colour_of_the_theme_at_the_moment_it_is_drawn(qapp: QApplication) -> None:
+    sign = icon("stop", "error")
+    seen = []
+    for choice in ("light", "dark"):
+        theme.apply(qapp, choice)
+        seen.append(sign.pixmap(32, 32).toImage().pixelColor(16, 16).name())
+    assert seen == ["#b3261e", "#ff8a80"]
