@@ -30,12 +30,27 @@ def certificate() -> str:
 def invitation(**changes: object) -> Invitation:
     pem = certificate()
     values: dict[str, object] = {
-        "federation": "Arms of the north", "contact": "ada@example.org", "host": "arms.example.org", "port": 8000, "certificate": pem,
-        "certificate_sha256": certificate_sha256(pem), "policy_id": "smolvla-1a2b", "policy_name": "smolvla_base",
-        "backbone_sha256": "a" * 64, "layout_sha256": "b" * 64, "parameters": 450_046_176, "trainable_parameters": 99_880_992, "admission": "approved",
-        "code": "q7h-x2", "rounds": 30, "local_epochs": 20.0, "batch_size": 64, "deadline_s": 2700.0, "flwr_version": "1.41.0",
+        "federation": "Arms of the north",
+        "contact": "ada@example.org",
+        "host": "arms.example.org",
+        "port": 8000,
+        "certificate": pem,
+        "certificate_sha256": certificate_sha256(pem),
+        "policy_id": "smolvla-1a2b",
+        "policy_name": "smolvla_base",
+        "backbone_sha256": "a" * 64,
+        "layout_sha256": "b" * 64,
+        "parameters": 450_046_176,
+        "trainable_parameters": 99_880_992,
+        "admission": "approved",
+        "code": "q7h-x2",
+        "rounds": 30,
+        "local_epochs": 20.0,
+        "batch_size": 64,
+        "deadline_s": 2700.0,
+        "flwr_version": "1.41.0",
         "zk0desk_version": "0.1.0",
-    }  # fmt: skip
+    }
     return Invitation.model_validate({**values, **changes})
 
 
@@ -87,9 +102,21 @@ def test_a_line_that_unpacks_to_gigabytes_is_refused_early():
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("host", "a b"), ("host", "http://x"), ("port", 0), ("rounds", 10**9), ("federation", "a\nb"), ("deadline_s", float("nan")),
-     ("code", "a b"), ("policy_id", "../x"), ("certificate_sha256", "0" * 64), ("certificate", "none"), ("encoding", "pickle"), ("batch_size", 0)],
-)  # fmt: skip
+    [
+        ("host", "a b"),
+        ("host", "http://x"),
+        ("port", 0),
+        ("rounds", 10**9),
+        ("federation", "a\nb"),
+        ("deadline_s", float("nan")),
+        ("code", "a b"),
+        ("policy_id", "../x"),
+        ("certificate_sha256", "0" * 64),
+        ("certificate", "none"),
+        ("encoding", "pickle"),
+        ("batch_size", 0),
+    ],
+)
 def test_values_outside_their_range_are_refused_with_their_name(key, value):
     import json
 

@@ -5,15 +5,19 @@ import os
 import signal
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from tests.federation.coordinator_parts import TestNode, make_policy, make_server, steady
+from tests.federation.coordinator_parts import Events, TestNode, make_policy, make_server, steady
+from zk0desk.errors import EngineMissingError
+from zk0desk.events import Evaluated, RunStarted
 from zk0desk.federation.credentials import NodeKey
 from zk0desk.federation.invitation import Invitation
 from zk0desk.federation.superlink import start_server
-from zk0desk.settings import ServerSettings, load
+from zk0desk.federation.tracking import tracked
+from zk0desk.settings import ServerSettings, ServerTracking, load, save
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -118,3 +122,23 @@ def test_run_ends_on_ctrl_c_without_a_traceback(tmp_path):
         out, err = process.communicate(timeout=10)
         assert json.loads(out.splitlines()[-1])["reason"] == "stopped"
         assert "Traceback" not in err
+
+
+@pytest.mark.skipif(find_spec("wandb") is None, reason="wandb is not installed")
+def test_tracking_offline_writes_to_the_servers_folder(tmp_path):
+    folder = make_server(tmp_path)
+    save(folder.settings().model_copy(update={"tracking": ServerTracking(wandb="offline")}), folder.settings_path)
+    events = Events()
+    with tracked(folder.path, events) as emit:
+        emit(RunStarted(run="0a1b2c3d", round=1, rounds=2, policy="p", settings={"lr": 1e-4}))
+        emit(Evaluated(run="0a1b2c3d", round=1, loss=0.5, frames=40, recordings={"held-out": 0.5}))
+    assert [event.name for event in events] == ["run-started", "evaluated"]
+    assert list((folder.state / "wandb").glob("offline-run-*/*.wandb"))
+
+
+def test_tracking_without_wandb_says_what_to_install(tmp_path, monkeypatch):
+    folder = make_server(tmp_path)
+    save(folder.settings().model_copy(update={"tracking": ServerTracking(wandb="offline")}), folder.settings_path)
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(EngineMissingError, match="Weights & Biases is not installed"), tracked(folder.path, Events()):
+        pass

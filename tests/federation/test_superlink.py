@@ -9,7 +9,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.federation.coordinator_parts import Events, make_server
+from tests.federation.coordinator_parts import Events, TestNode, make_server, steady
 from zk0desk.control import NodeControl
 from zk0desk.federation.credentials import NodeKey
 from zk0desk.federation.probe import NotAdmitted, Revoked
@@ -142,6 +142,34 @@ def test_with_open_admission_the_code_is_enough(tmp_path):
         assert join(server, NodeKey.make()) > 0
         with pytest.raises(NotAdmitted):
             join(server, NodeKey.make(), code="guess")
+
+
+WATCH = """
+import os, sys
+
+def hook(event, details):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto", "socket.bind"):
+        with open(os.environ["ZK0DESK_TEST_WATCH"], "a") as file:
+            file.write(f"{event} {details[1] if event != 'socket.getaddrinfo' else details[0]!r}\\n")
+
+sys.addaudithook(hook)
+"""
+
+
+def test_no_process_of_a_whole_run_asks_for_anything_but_loopback(tmp_path, monkeypatch):
+    watch = tmp_path / "watch"
+    watch.mkdir()
+    (watch / "sitecustomize.py").write_text(WATCH)
+    monkeypatch.setenv("PYTHONPATH", str(watch))
+    monkeypatch.setenv("ZK0DESK_TEST_WATCH", str(watch / "seen"))
+    folder, key, events = make_server(tmp_path, min_nodes=1, rounds=1), NodeKey.make(), Events()
+    with start_server(folder.path, events, run=True) as server:
+        server.admit(key.public_line)
+        with TestNode(folder.invitation(), key, steady(0.5)):
+            events.wait_for(lambda event: event.name == "run-finished")
+    seen = (watch / "seen").read_text().splitlines()
+    assert any(line.startswith("socket.connect ('127.0.0.1', ") for line in seen)
+    assert [line for line in seen if not any(own in line for own in ("'127.0.0.1'", "'localhost'", "'::1'"))] == []
 
 
 @pytest.mark.parametrize("end", ["close", "kill"])

@@ -33,11 +33,16 @@ def spawn(arguments: list[str], *, stderr: IO[Any] | int | None = None, env: dic
     )
 
 
-def end(process: subprocess.Popen[str], grace: float = 1.0) -> None:
-    """End a child: its standard input is closed, after `grace` seconds it is killed."""
+def ask_to_end(process: subprocess.Popen[str]) -> None:
+    """Close a child's standard input and do not wait."""
     if process.stdin and not process.stdin.closed:
         with contextlib.suppress(BrokenPipeError, OSError):
             process.stdin.close()
+
+
+def end(process: subprocess.Popen[str], grace: float = 1.0) -> None:
+    """End a child: its standard input is closed, after `grace` seconds it is killed."""
+    ask_to_end(process)
     try:
         process.wait(grace)
     except subprocess.TimeoutExpired:

@@ -97,6 +97,11 @@ class SuperLink:
 
         return Control(self.address, self.secret)
 
+    def ask_to_end(self) -> None:
+        """Have it end, without waiting."""
+        if self._process is not None:
+            child.ask_to_end(self._process)
+
     def stop(self) -> None:
         """End it within two seconds."""
         if self._process is not None:

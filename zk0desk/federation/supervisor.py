@@ -168,8 +168,10 @@ class Server:
             self._announce()
 
     def _end(self) -> None:
+        # All are asked at once, so that the waits overlap; the rounds' last words may need the SuperLink for a moment.
         if self._conductor is not None:
-            child.end(self._conductor, 0.8)
+            child.end(self._conductor, 0.5)
+        self._superlink.ask_to_end()
         if self._gateway is not None:
             self._gateway.stop()
         self._superlink.stop()

@@ -50,4 +50,5 @@ def tracked(folder: Path | str, emit: Sink) -> Iterator[Sink]:
         yield sink
     finally:
         if run is not None:
-            run.finish(quiet=True)
+            run.finish()
+        wandb.teardown()
