@@ -5,7 +5,7 @@ SHELL := /bin/bash
 
 BIN := .venv/bin
 # The tests need no screen and reach no network.
-TEST := QT_QPA_PLATFORM=offscreen FLWR_TELEMETRY_ENABLED=0 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+TEST := QT_QPA_PLATFORM=offscreen FLWR_TELEMETRY_ENABLED=0 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(if $(WORKERS),-n $(WORKERS) --dist loadfile)
 
 help: ## Show what can be made
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -18,7 +18,7 @@ demo: setup ## Run a whole federation on this computer and watch it learn
 	  exec $(BIN)/zk0desk demo $(ARGS); \
 	fi
 
-test: check ## Check the code and run the tests (under 20 minutes on two cores)
+test: check ## Check the code and run the tests; WORKERS=2 runs two at once
 	@$(TEST) $(ARGS)
 
 test-long: setup ## Run the tests that take long

@@ -146,6 +146,17 @@ def test_an_unexpected_error_is_a_sentence_that_names_the_log(command, capsys):
     assert os.stat(log).st_mode & 0o077 == 0
 
 
+def test_the_log_of_unexpected_errors_does_not_grow_for_ever(command):
+    from zk0desk import folders
+
+    log = folders.private_folder(folders.state_folder()) / "errors.log"
+    log.write_bytes(b"x" * (cli._LOG_BYTES + 1))
+    command(lambda: 1 / 0)
+    cli.main(["try"])
+    assert log.stat().st_size < 10_000
+    assert sorted(path.name for path in log.parent.iterdir()) == ["errors.log", "errors.log.old"]
+
+
 def test_an_unexpected_error_is_told_even_when_the_log_cannot_be_written(command, capsys, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("ZK0DESK_HOME", str(tmp_path / "file"))

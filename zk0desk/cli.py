@@ -40,6 +40,9 @@ COMMANDS = {
 
 _ENGINE = {"torch", "torchvision", "lerobot", "flwr", "transformers", "accelerate", "datasets"}
 
+_LOG_BYTES = 1_000_000
+"""A log of unexpected errors that is larger than this begins anew; the old one is kept once."""
+
 _ABOUT = """Train a shared robot policy together with other robot owners, without giving your recordings away.
 
 Without a command the window opens. An invitation (a line that begins with zk0desk:join? or a .zk0invite file) in the
@@ -120,6 +123,8 @@ def _unexpected(error: Exception) -> OperatorError:
     path = folders.state_folder() / "errors.log"
     try:
         folders.private_folder(path.parent)
+        if path.exists() and path.stat().st_size > _LOG_BYTES:
+            path.replace(path.with_suffix(".log.old"))
         with open(path, "a", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
             file.write(text)
     except OSError as trouble:
