@@ -26,7 +26,7 @@ def demo(
     nodes: Annotated[int, typer.Option(min=1, max=16, help="Nodes, the operator's own among them.")] = 3,
     recordings: Annotated[
         list[Path] | None,
-        typer.Option(help="Train on this recording instead of generated ones; repeat it. The last of several is held out.", show_default=False),
+        typer.Option(help="Train on this recording instead; repeat it. The last of several is held out.", show_default=False),
     ] = None,
     keep: Annotated[Path | None, typer.Option(help="Keep everything that the demo makes in this folder.", show_default=False)] = None,
     lr: Annotated[float, typer.Option(min=0, max=0.1, help="Learning rate; with 0 nothing is learned.")] = 2e-3,
