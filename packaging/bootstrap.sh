@@ -114,6 +114,11 @@ find_any_python() { # one that can make a virtual environment
 }
 
 python=$(find_python)
+if [ -z "$python" ] && command -v apt-cache >/dev/null && apt-cache show python3.12 >/dev/null 2>&1; then
+  say "Installing system packages: python3.12 python3.12-venv"
+  apt_install python3.12 python3.12-venv || true
+  python=$(find_python)
+fi
 
 uv=""
 for candidate in $venv/bin/uv uv "$HOME/.local/bin/uv" "$HOME/.cargo/bin/uv" .bootstrap/uv/bin/uv; do
@@ -148,8 +153,9 @@ if ! $venv/bin/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))'
   # uv may live in the environment that is made anew: take it along.
   case $uv in *"$venv"/*) mkdir -p .bootstrap && cp "$uv" .bootstrap/uv-kept && uv=$PWD/.bootstrap/uv-kept ;; esac
   "$uv" venv --quiet --clear --prompt zk0desk --python "${python:-3.12}" $venv ||
-    fail "A Python 3.12 could not be set up." "This computer has none, and none could be fetched (the message is above)." \
-      "Install one, then make again: sudo apt-get install -y python3.12 (Ubuntu 24.04), or  pyenv install 3.12"
+    fail "A Python 3.12 could not be set up." "This computer has none, and none could be fetched from github.com (uv's message is above)." \
+      "Install one, for example with  pyenv install 3.12  or from Ubuntu 24.04's packages (python3.12), and make again." \
+      "A mirror of uv's Python builds can be named in UV_PYTHON_INSTALL_MIRROR."
 fi
 
 # --- the locked packages ------------------------------------------------------------------------------------
