@@ -41,7 +41,7 @@ class AllRuns(QDialog):
         self.table.setTabKeyNavigation(False)
         self.table.horizontalHeader().setSectionResizeMode(1, QHeaderView.ResizeMode.Stretch)
         self.table.itemActivated.connect(lambda _item: self.open_chosen())
-        self.table.itemSelectionChanged.connect(lambda: self.open_button.setEnabled(bool(self.table.selectedItems())))
+        self.table.itemSelectionChanged.connect(self._on_selection)
         column.addWidget(self.table, 1)
         buttons = QHBoxLayout()
         buttons.addStretch(1)
@@ -56,6 +56,9 @@ class AllRuns(QDialog):
             self._failed(error)
         else:
             in_background(self, journal.runs, self._fill, self._failed)
+
+    def _on_selection(self) -> None:
+        self.open_button.setEnabled(bool(self.table.selectedItems()))
 
     def _failed(self, error: OperatorError) -> None:
         self.answer.setText(str(error))

@@ -79,6 +79,7 @@ class AppModel(QObject):
         self._settings: Settings | None = None
         self._journal: Journal | None = None
         self._thread: NodeThread | None = None
+        self._loaded: set[str] = set()
         self.live_run: RunData | None = None
         """The run that the node takes part in, or took part in last, since this window was opened."""
         what, why, then = SENTENCES[NodeState.IDLE]
@@ -193,7 +194,9 @@ class AppModel(QObject):
                 from zk0desk.ui.run_data import RunData
 
                 self.live_run = RunData(run)
-                self._load_earlier(self.live_run, getattr(event, "round", 0))
+            if isinstance(event, events.RoundStarted) and self.live_run is not None and run not in self._loaded:
+                self._loaded.add(run)
+                self._load_earlier(self.live_run, event.round)
         if self.live_run is not None:
             self.live_run.take(batch[begin:])
 

@@ -389,7 +389,11 @@ class RunData:
         for round_ in self.rounds.values():
             round_.first += shift
         for number, round_ in earlier.rounds.items():
-            self.rounds.setdefault(number, round_)
+            told = self.rounds.get(number)
+            if told is None or not told.trains_here:
+                self.rounds[number] = round_
+                if told is not None:  # heard since then
+                    round_.federation_loss, round_.held_out = told.federation_loss, told.held_out
         self.version += 1
 
     # --- read

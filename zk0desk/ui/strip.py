@@ -124,7 +124,7 @@ class StatusStrip(QWidget):
         for button in (self.pause, self.finish, self.stop):
             button.setVisible(running)
         self.again.setVisible(not running and state in (_S.STOPPED, _S.FAILED))
-        paused = state is _S.PAUSED or (control is not None and control.paused)
+        paused = control.paused if control is not None else state is _S.PAUSED
         self.pause.set_text("Res&ume" if paused else "&Pause")
         self.pause.set_icon("play" if paused else "pause")
         stopping = self._asked == "stop" or (control is not None and control.stopping)

@@ -30,7 +30,7 @@ TOKENS: dict[str, tuple[str, str]] = {
     "warning": ("#9A6200", "#F2B95C"),
     "error": ("#B3261E", "#FF8A80"),
     "info": ("#2459A8", "#8AB4F8"),
-    "ok-soft": ("#E2F3EA", "#16331F"),
+    "ok-soft": ("#EAF7F0", "#16331F"),
     "warning-soft": ("#FBF0DA", "#3A2C12"),
     "error-soft": ("#FBE6E4", "#3F1D1B"),
     "info-soft": ("#E4EDFA", "#1A2B45"),

@@ -244,6 +244,8 @@ class Badge(QLabel):
 class PageHeader(QWidget):
     """A page's title, under it the line that answers the page's question, and buttons at the right (`actions`)."""
 
+    actions: QHBoxLayout  # type: ignore[assignment]
+
     def __init__(self, title: str, answer: str = "") -> None:
         super().__init__()
         row = QHBoxLayout(self)
@@ -352,6 +354,8 @@ class FindingRow(QWidget):
 
 class Banner(QFrame):
     """A sentence across the page. `kind`: ok, warning, error, info. `actions` takes buttons."""
+
+    actions: QHBoxLayout  # type: ignore[assignment]
 
     def __init__(self, kind: str = "info", what: str = "", why: str = "") -> None:
         super().__init__()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -117,7 +118,7 @@ class TrainingPage(QWidget):
         top.setSpacing(2)
         self.tabs: dict[str, TabButton] = {}
         for column, (title, _axis) in SERIES.items():
-            tab = self.tabs[column] = TabButton(title, lambda column=column: self.show_series(column))
+            tab = self.tabs[column] = TabButton(title, partial(self.show_series, column))
             top.addWidget(tab)
         self.tabs["loss"].setChecked(True)
         top.addStretch(1)
