@@ -76,13 +76,18 @@ def steady(change: float, frames: int = 100) -> Answer:
 
 
 class TestNode:
-    """A node on the real wire, in a thread; `answer` gives the update and metrics, or None for no answer at all."""
+    """A node on the real wire, in a thread; `answer` gives the update and metrics, or None for no answer at all.
+
+    One that `stalls` begins to send its update and does not go on.
+    """
 
     __test__ = False
 
-    def __init__(self, invitation: Invitation, key: NodeKey, answer: Answer, *, config: dict[str, object] | None = None) -> None:
+    def __init__(
+        self, invitation: Invitation, key: NodeKey, answer: Answer, *, config: dict[str, object] | None = None, stalls: bool = False
+    ) -> None:
         self._invitation, self._key, self._answer, self._change = invitation, key, answer, config or {}
-        self._control = NodeControl()
+        self._control, self._stalls = NodeControl(), stalls
         self.requests: list[TrainRequest] = []
         self.told: list[dict[str, object]] = []
         self.id = 0
@@ -155,4 +160,4 @@ class TestNode:
             {"arrays": ArrayRecord(dict(arrays)), "config": ConfigRecord({**messages.reply_config(request), **self._change}),
              "metrics": MetricRecord(metrics)}
         )  # fmt: skip
-        fleet.send(reply_to(incoming.message, record), seconds=0.1, progress=lambda _: None)
+        fleet.send(reply_to(incoming.message, record), seconds=0.1, progress=lambda _: self._nap(60.0 if self._stalls else 0.0))

@@ -143,6 +143,17 @@ def test_a_node_that_never_answers_holds_the_round_no_longer_than_its_deadline(s
     with_rules(server, deadline_s=20.0)
 
 
+def test_a_node_that_stalls_in_its_upload_holds_neither_the_round_nor_the_end(server):
+    events, invitation = Events(), server.folder.invitation()
+    with_rules(server, deadline_s=2.0)
+    with TestNode(invitation, KEYS[0], steady(0.25)), TestNode(invitation, KEYS[1], steady(0.25), stalls=True):
+        run_rounds(server.folder.path, events, rounds=1)
+    opened, aggregated = events.named("round-opened")[0], events.named("round-aggregated")[0]
+    assert aggregated.time - opened.time < 5.0
+    assert aggregated.missing == [KEYS[1].fingerprint]
+    with_rules(server, deadline_s=20.0)
+
+
 def test_rounds_without_any_valid_update_end_the_run_with_a_sentence(server):
     events = Events()
     first, second = nodes(server, steady(0.25), steady(0.25), config={"encoding": "fp32"})

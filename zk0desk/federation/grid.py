@@ -217,7 +217,9 @@ class Grid:
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = task.task_id, self.run_id, task.context.node_id
         self._grid.set_run(run_from_proto(task.run))
         self._closed = threading.Event()
-        self._fetching = ThreadPoolExecutor(max_workers=4, thread_name_prefix="reply")
+        # Wide, because a fetch mostly waits for a node's line: slow ones must not hold up the others.
+        self._fetching = ThreadPoolExecutor(max_workers=32, thread_name_prefix="reply")
+        self._abandoned: set[str] = set()
         self._arriving: dict[str, Future[Reply]] = {}
         self._heart = threading.Thread(target=self._beat, name="serverapp-heartbeat", daemon=True)
         self._heart.start()
@@ -283,13 +285,26 @@ class Grid:
         whole = [to for to, arriving in self._arriving.items() if arriving.done()]
         return [self._arriving.pop(to).result() for to in whole]
 
+    def abandon(self, ids: Iterable[str]) -> None:
+        """Fetch no further what still arrives for these messages: their round is over."""
+        for to in ids:
+            self._abandoned.add(to)
+            self._arriving.pop(to, None)
+
     def _fetch(self, metadata: Any, tree: Any) -> Reply:
         to, message_id = metadata.reply_to_message_id, metadata.message_id
         client, node = self._grid._runtime_client, self._grid.node
+        pull_object = make_pull_object_fn_protobuf(client.PullObject, node, self.run_id)
+
+        def pull(object_id: str) -> bytes:
+            if self._closed.is_set() or to in self._abandoned:
+                raise ObjectPullError(object_id, "nobody waits for it any more")
+            return pull_object(object_id)
+
         try:
             contents = pull_objects(
                 [each.object_id for each in iterate_object_tree(tree)],
-                make_pull_object_fn_protobuf(client.PullObject, node, self.run_id),
+                pull,
                 initial_backoff=0.05,
                 backoff_cap=1.0,
                 max_tries_per_object=None,

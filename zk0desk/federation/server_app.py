@@ -288,6 +288,7 @@ class _Conductor:
                 break
             if waiting:
                 self._wait(poll_interval(time.monotonic() - began))
+        self._connected.abandon(waiting)
         for key in order:
             if key in answers:
                 self._tell(request, key, answers[key])
