@@ -20,6 +20,7 @@ from zk0desk.control import NodeControl, Stopped
 from zk0desk.errors import OperatorError
 from zk0desk.events import RoundStarted, RoundTrained, Sink, StepDone
 from zk0desk.federation import node as node_module
+from zk0desk.federation import node_checks
 from zk0desk.federation.consent import consent_digest
 from zk0desk.federation.credentials import NodeKey, load_or_make_key
 from zk0desk.federation.invitation import Invitation, certificate_sha256
@@ -80,8 +81,8 @@ class StandInEngine:
         steps = plan.local_steps or 3
         self.emit(
             RoundStarted(
-                run=plan.run, round=plan.round, rounds=plan.rounds, lr=plan.lr, mu=plan.mu, steps=steps, epochs=1.0, batch_size=plan.batch_size,
-                frames=self.frames, deadline=plan.deadline,
+                run=plan.run, round=plan.round, rounds=plan.rounds, lr=plan.lr, mu=plan.mu, steps=steps, epochs=1.0,
+                batch_size=plan.batch_size, frames=self.frames, deadline=plan.deadline,
             )
         )  # fmt: skip
         done = 0
@@ -110,7 +111,7 @@ class StandInEngine:
 def without_torch(patch: Any) -> None:
     """Let nodes train with the stand-in, on recordings that are not looked at."""
     patch.setattr(node_module, "Engine", StandInEngine)
-    patch.setattr(Node, "_check_recordings", lambda _self: 40)
+    patch.setattr(node_checks, "check_recordings", lambda _settings, _files: 40)
 
 
 class Desk:

@@ -18,7 +18,7 @@ from tests.federation.node_parts import CHANGE, Desk, Round, StandInEngine, admi
 from zk0desk import folders
 from zk0desk.federation.consent import ConsentMissing
 from zk0desk.federation.messages import check_metrics, check_reply
-from zk0desk.federation.node import NotReady
+from zk0desk.federation.node_checks import NotReady
 from zk0desk.federation.probe import Revoked, VersionMismatch, WrongCertificate
 from zk0desk.federation.superlink import RunningServer, revoke, start_server
 from zk0desk.federation.updates import decode, encode, weights_sha256
@@ -276,7 +276,7 @@ def test_that_once_leaves_after_one_update(server: RunningServer, grid: Any) -> 
         node_id = node.until_event("connected").node_id
         ask(grid, node_id, Round(policy_of(server)))
         node.until("stopped")
-        assert wait_until(lambda: [each for each in grid.nodes() if each.node_id == node_id and not each.online])
+        assert wait_until(lambda: node_id not in {each.node_id for each in grid.nodes() if each.online})
         assert [entry.kind for entry in node.journal.ledger()][0] == "deactivate"
 
 

@@ -72,10 +72,7 @@ def consent_text(invitation: Invitation, files: PolicyFiles | None = None) -> st
 
 def consent_digest(invitation: Invitation) -> str:
     """Hex SHA-256 of the text and the invitation: what the settings hold once somebody agreed."""
-    content = {
-        "text": [leaves(invitation), never_leaves(), remains()],
-        "invitation": invitation.model_dump(mode="json", by_alias=True),
-    }
+    content = {"text": [leaves(invitation), never_leaves(), remains()], "invitation": invitation.model_dump(mode="json", by_alias=True)}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

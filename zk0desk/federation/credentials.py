@@ -85,18 +85,14 @@ class NodeKey:
         except (ValueError, TypeError, UnsupportedAlgorithm):
             raise ValueError("it holds no private key that can be read") from None
         if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP384R1):
-            raise ValueError("it holds a key of another kind than P-384")  # noqa: TRY004 - the text is wrong, not a type
+            raise ValueError("it holds a key of another kind than P-384")
         return cls(key)
 
     def to_pem(self) -> bytes:
         """The private key, unencrypted. For the keyring and the key's file only."""
         from cryptography.hazmat.primitives import serialization
 
-        return self.private_key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
+        return self.private_key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
 
 
 def load_or_make_key(federation: Federation) -> NodeKey:
@@ -170,26 +166,16 @@ def _from_file(path: Path) -> NodeKey:
     except FileNotFoundError:
         return _make_file(path)
     except OSError as error:
-        raise KeyFileError(
-            f"The key's file {path} cannot be read.",
-            f"{error.strerror}.",
-            "Check its owner and permissions.",
-        ) from error
+        raise KeyFileError(f"The key's file {path} cannot be read.", f"{error.strerror}.", "Check its owner and permissions.") from error
     if not data:
         why = f"Its mode is {mode:o}: others may read it." if mode & 0o077 else "It is empty."
         raise KeyFileError(
-            f"The key's file {path} is not used.",
-            why,
-            f"If it was yours alone: chmod 600 {path}. Else remove it to get a new key.",
+            f"The key's file {path} is not used.", why, f"If it was yours alone: chmod 600 {path}. Else remove it to get a new key."
         )
     try:
         return NodeKey.from_pem(data)
     except ValueError as error:
-        raise KeyFileError(
-            f"The key's file {path} cannot be used.",
-            f"{error}.",
-            "Restore it, or remove it to get a new key.",
-        ) from None
+        raise KeyFileError(f"The key's file {path} cannot be used.", f"{error}.", "Restore it, or remove it to get a new key.") from None
 
 
 def _make_file(path: Path) -> NodeKey:
@@ -214,8 +200,6 @@ def _make_file(path: Path) -> NodeKey:
                 os.unlink(name)
     except OSError as error:
         raise KeyFileError(
-            f"The key's file {path} cannot be written.",
-            f"{error.strerror}.",
-            "Choose another `key-file` in the settings.",
+            f"The key's file {path} cannot be written.", f"{error.strerror}.", "Choose another `key-file` in the settings."
         ) from error
     return key

@@ -21,19 +21,9 @@ import httpx
 from flwr.app import Error, Message, RecordDict
 from flwr.app.message.message import make_message, remove_content_from_message
 from flwr.common.serde import message_from_proto, message_to_proto
-from flwr.proto.fleet_pb2 import (
-    ActivateNodeRequest,
-    DeactivateNodeRequest,
-    PullMessagesRequest,
-    PushMessagesRequest,
-)
+from flwr.proto.fleet_pb2 import ActivateNodeRequest, DeactivateNodeRequest, PullMessagesRequest, PushMessagesRequest
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
-from flwr.proto.message_pb2 import (
-    ConfirmMessageReceivedRequest,
-    ObjectTree,
-    PullObjectRequest,
-    PushObjectRequest,
-)
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree, PullObjectRequest, PushObjectRequest
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.node_pb2 import Node as ProtoNode
 from flwr.supercore.constant import VERSION_INCOMPATIBILITY_MESSAGE_METADATA_KEY
@@ -46,11 +36,7 @@ from flwr.supercore.inflatable.inflatable_object import (
     is_valid_sha256_hash,
     no_object_id_recompute,
 )
-from flwr.supercore.inflatable.inflatable_utils import (
-    UnexpectedObjectContentError,
-    inflate_object_from_contents,
-    validate_object_content,
-)
+from flwr.supercore.inflatable.inflatable_utils import UnexpectedObjectContentError, inflate_object_from_contents, validate_object_content
 from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
@@ -63,11 +49,7 @@ from zk0desk.federation.messages import MessageRefused
 
 if TYPE_CHECKING:
     from flwr.proto.message_pb2 import PullObjectResponse
-    from flwr.supercore.protobuf.client import (
-        ProtobufCall,
-        ProtobufClientInterceptor,
-        ProtobufRequestContext,
-    )
+    from flwr.supercore.protobuf.client import ProtobufCall, ProtobufClientInterceptor, ProtobufRequestContext
 
     from zk0desk.federation.credentials import NodeKey
     from zk0desk.federation.invitation import Invitation
@@ -157,18 +139,11 @@ class Fleet:
             _Headers(self._invitation.code),
             NodeAuthHttpInterceptor(self._key.private_key, self._key.private_key.public_key()),
         ]
-        client = FleetHttpClient(
-            f"https://{self._invitation.address}",
-            interceptors=interceptors,
-            verify=self._context,
-        )
+        client = FleetHttpClient(f"https://{self._invitation.address}", interceptors=interceptors, verify=self._context)
         client.close()
         # flwr's client follows redirects, which would carry the code and the update elsewhere.
         client._client = httpx.Client(
-            verify=self._context,
-            timeout=timeout,
-            follow_redirects=False,
-            trust_env=not _is_loopback(self._invitation.host),
+            verify=self._context, timeout=timeout, follow_redirects=False, trust_env=not _is_loopback(self._invitation.host)
         )
         return client
 
@@ -227,6 +202,8 @@ class Fleet:
         self._quiet.set()
         if not self.node_id:
             return False
+        if self._heart is not None:
+            self._heart.join(0.3)  # a heartbeat that arrives after the leave would bring the node back
         try:
             with self._connect(httpx.Timeout(LEAVE_TIMEOUT_S)) as client:
                 told: list[bool] = []
@@ -261,10 +238,7 @@ class Fleet:
         if not found.messages_list:
             return None
         try:
-            message, tree = (
-                message_from_proto(found.messages_list[0]),
-                found.message_object_trees[0],
-            )
+            message, tree = (message_from_proto(found.messages_list[0]), found.message_object_trees[0])
             return Incoming(message, tree, _object_ids(tree))
         except (IndexError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise MessageRefused("message", f"its form is not flwr's: {error!s:.200}.") from error
@@ -284,23 +258,16 @@ class Fleet:
             found = self._pull_object(request)
             if not found.object_found:
                 raise InstructionGone(
-                    "The round was withdrawn.",
-                    "The SuperLink no longer holds its weights.",
-                    "The next one comes by itself.",
+                    "The round was withdrawn.", "The SuperLink no longer holds its weights.", "The next one comes by itself."
                 )
             if not found.object_available:
                 raise probe.ServerTrouble(
-                    "The weights are not all there yet.",
-                    "The coordinator is still sending them.",
-                    "Tried again by itself.",
+                    "The weights are not all there yet.", "The coordinator is still sending them.", "Tried again by itself."
                 )
             content = bytes(found.object_content)
             done += len(content)
             if done > limit:
-                raise MessageRefused(
-                    "arrays",
-                    f"has more than {limit:,} bytes, the most that this policy needs.",
-                )
+                raise MessageRefused("arrays", f"has more than {limit:,} bytes, the most that this policy needs.")
             if get_object_id(content) != object_id:
                 raise MessageRefused("arrays", "an object's SHA-256 is not the one that names it.")
             incoming.contents[object_id] = content
@@ -318,12 +285,7 @@ class Fleet:
             objects, tree = get_all_nested_objects(reply), get_object_tree(reply)
         envelope = message_to_proto(remove_content_from_message(reply))
         node, run_id = ProtoNode(node_id=self.node_id), reply.metadata.run_id
-        request = PushMessagesRequest(
-            node=node,
-            messages_list=[envelope],
-            message_object_trees=[tree],
-            clientapp_runtime_list=[seconds],
-        )
+        request = PushMessagesRequest(node=node, messages_list=[envelope], message_object_trees=[tree], clientapp_runtime_list=[seconds])
         wanted = self._call(lambda: self._client.PushMessages(request))
         missing = set(wanted.objects_to_push)
         if not missing:
@@ -333,11 +295,7 @@ class Fleet:
             content = each.deflate()
             if object_id in missing:
                 push = PushObjectRequest(
-                    node=node,
-                    run_id=run_id,
-                    object_id=object_id,
-                    object_content=content,
-                    session_id=wanted.session_id,
+                    node=node, run_id=run_id, object_id=object_id, object_content=content, session_id=wanted.session_id
                 )
                 if not self._push_object(push):
                     raise _gone()
@@ -414,9 +372,7 @@ def _heartbeat(node_id: int) -> SendNodeHeartbeatRequest:
 
 def _gone() -> InstructionGone:
     return InstructionGone(
-        "Nobody waits for this update any more.",
-        "The run has ended, or the round was sent anew.",
-        "The next round comes by itself.",
+        "Nobody waits for this update any more.", "The run has ended, or the round was sent anew.", "The next round comes by itself."
     )
 
 
@@ -455,20 +411,9 @@ def _unpack(root: str, contents: dict[str, bytes], limit: int) -> RecordDict:
                 numbers = json.loads(content[len(content) - body :])["arraychunk_ids"]
                 size += sum(len(contents[children[number]]) for number in numbers)
         if size > limit:
-            raise MessageRefused(
-                "arrays",
-                f"unpacks to more than {limit:,} bytes, the most that this policy needs.",
-            )
+            raise MessageRefused("arrays", f"unpacks to more than {limit:,} bytes, the most that this policy needs.")
         found = inflate_object_from_contents(root, contents)
-    except (
-        UnexpectedObjectContentError,
-        ValueError,
-        TypeError,
-        KeyError,
-        IndexError,
-        AttributeError,
-        RecursionError,
-    ) as error:
+    except (UnexpectedObjectContentError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
         raise MessageRefused("message", f"its objects do not make a message: {type(error).__name__}.") from error
     finally:
         contents.clear()

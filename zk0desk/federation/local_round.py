@@ -105,19 +105,11 @@ def read_request(content: RecordDict, files: PolicyFiles) -> TrainRequest:
         ("policy-id", request.policy_id, files.policy_id),
     ):
         if theirs != ours:
-            raise MessageRefused(
-                key,
-                f"the round is for {theirs[:16]}, this computer's policy is {ours[:16]}.",
-            )
+            raise MessageRefused(key, f"the round is for {theirs[:16]}, this computer's policy is {ours[:16]}.")
     return request
 
 
-def read_weights(
-    content: RecordDict,
-    request: TrainRequest,
-    size: int,
-    previous: np.ndarray | None = None,
-) -> np.ndarray:
+def read_weights(content: RecordDict, request: TrainRequest, size: int, previous: np.ndarray | None = None) -> np.ndarray:
     """The weights to train from, float32, flat; their hash is what the request says.
 
     A difference is added to `previous`, multiply then add in float32, as on the server. `MessageRefused` when the
@@ -127,10 +119,7 @@ def read_weights(
     weights = decode(read_arrays(content, size), encoding, size)
     if request.arrays_kind == DIFFERENCE:
         if previous is None or previous.size != size or weights_sha256(previous) != request.base_sha256:
-            raise MessageRefused(
-                "base-sha256",
-                "this node does not hold those weights; the whole is needed.",
-            )
+            raise MessageRefused("base-sha256", "this node does not hold those weights; the whole is needed.")
         weights += previous
     if weights_sha256(weights) != request.weights_sha256:
         raise MessageRefused("weights-sha256", "is not that of the weights which came.")
@@ -142,10 +131,7 @@ def read_arrays(content: RecordDict, size: int) -> list[np.ndarray]:
     record = content.array_records.get(ARRAYS)
     names = [piece_name(number) for number in range(pieces(size))]
     if record is None or sorted(record) != names:
-        raise MessageRefused(
-            ARRAYS,
-            f"does not hold the {len(names)} pieces of this policy's {size:,} values.",
-        )
+        raise MessageRefused(ARRAYS, f"does not hold the {len(names)} pieces of this policy's {size:,} values.")
     return [_array(name, record[name]) for name in names]
 
 
@@ -163,15 +149,7 @@ def _array(name: str, array: Any) -> np.ndarray:
         if prod(shape) * dtype.itemsize != len(array.data) - buffer.tell():
             raise ValueError("its length is not what its shape says")
         return np.frombuffer(array.data, dtype, offset=buffer.tell())
-    except (
-        ValueError,
-        TypeError,
-        EOFError,
-        SyntaxError,
-        MemoryError,
-        RecursionError,
-        tokenize.TokenError,
-    ) as error:
+    except (ValueError, TypeError, EOFError, SyntaxError, MemoryError, RecursionError, tokenize.TokenError) as error:
         raise MessageRefused(f"{ARRAYS}[{name}]", f"cannot be read: {error!s:.100}.") from error
 
 
@@ -202,13 +180,7 @@ def to_records(reply: Answer) -> RecordDict:
     from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
     arrays = ArrayRecord({piece_name(number): Array(array) for number, array in enumerate(reply.arrays)})
-    return RecordDict(
-        {
-            ARRAYS: arrays,
-            CONFIG: ConfigRecord(dict(reply.config)),
-            METRICS: MetricRecord(dict(reply.metrics)),
-        }
-    )
+    return RecordDict({ARRAYS: arrays, CONFIG: ConfigRecord(dict(reply.config)), METRICS: MetricRecord(dict(reply.metrics))})
 
 
 def capability(files: PolicyFiles, frames: int) -> dict[str, Any]:

@@ -41,9 +41,7 @@ class MessageRefused(OperatorError):
 
     def __init__(self, key: str, why: str) -> None:
         super().__init__(
-            "A message was refused.",
-            f"`{key}`: {why}",
-            "Nothing of it was used. Tell the other side; both should run the same zk0desk.",
+            "A message was refused.", f"`{key}`: {why}", "Nothing of it was used. Tell the other side; both should run the same zk0desk."
         )
         self.key = key
 
@@ -55,10 +53,7 @@ class MessageRefused(OperatorError):
 
 def _number(key: str, value: Any, low: float, high: float, *, whole: bool = False) -> float:
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-        raise MessageRefused(
-            key,
-            f"must be {'an integer' if whole else 'a number'}, not {type(value).__name__}.",
-        )
+        raise MessageRefused(key, f"must be {'an integer' if whole else 'a number'}, not {type(value).__name__}.")
     # Integers beyond float's range would overflow in isfinite; the comparison with int handles them.
     if isinstance(value, float) and not math.isfinite(value):
         raise MessageRefused(key, f"{value} is not finite.")
@@ -103,14 +98,8 @@ _FLOATS: dict[str, tuple[float, float]] = {
     "local-epochs": (0, 10_000),
     "deadline-s": (0, 39_600),
 }
-_LAST_INTEGERS: dict[str, tuple[float, float]] = {
-    "last-round": (0, 100_000),
-    "last-nodes": (0, 100_000),
-}
-_LAST_FLOATS: dict[str, tuple[float, float]] = {
-    "last-train-loss": (0, 1e9),
-    "last-eval-loss": (0, 1e9),
-}
+_LAST_INTEGERS: dict[str, tuple[float, float]] = {"last-round": (0, 100_000), "last-nodes": (0, 100_000)}
+_LAST_FLOATS: dict[str, tuple[float, float]] = {"last-train-loss": (0, 1e9), "last-eval-loss": (0, 1e9)}
 LAST_KEYS = frozenset(_LAST_INTEGERS) | frozenset(_LAST_FLOATS)
 """Keys of `TrainRequest.last`: what the coordinator tells about the round before. A loss that is unknown is left out."""
 
@@ -181,15 +170,9 @@ class TrainRequest:
         if not self.local_steps and self.local_epochs <= 0:
             raise MessageRefused("local-epochs", "must be more than 0 when local-steps is 0.")
         if self.server_round > self.num_rounds:
-            raise MessageRefused(
-                "server-round",
-                f"{self.server_round} is beyond num-rounds, {self.num_rounds}.",
-            )
+            raise MessageRefused("server-round", f"{self.server_round} is beyond num-rounds, {self.num_rounds}.")
         if self.accepted_round >= self.server_round:
-            raise MessageRefused(
-                "accepted-round",
-                f"{self.accepted_round} is not before server-round, {self.server_round}.",
-            )
+            raise MessageRefused("accepted-round", f"{self.accepted_round} is not before server-round, {self.server_round}.")
         if self.arrays_kind == WHOLE and self.base_sha256 != self.weights_sha256:
             raise MessageRefused("base-sha256", "must be weights-sha256 when the whole weights are sent.")
 

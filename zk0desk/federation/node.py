@@ -15,14 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from zk0desk import __version__
 from zk0desk.control import NodeControl, Stopped
-from zk0desk.errors import EngineMissingError, ExitStatus, OperatorError
+from zk0desk.errors import EngineMissingError, OperatorError
 from zk0desk.events import Connected, Event, MessageLogged, NodeStateChanged, Notice, Sink, Transfer, UpdateSent
 from zk0desk.federation import local_round
-from zk0desk.federation.consent import require_consent
-from zk0desk.federation.credentials import load_or_make_key
 from zk0desk.federation.interruptible import Behind, interruptible
-from zk0desk.federation.invitation import Invitation
 from zk0desk.federation.messages import EVALUATE, QUERY, TRAIN, MessageRefused, TrainRequest, check_query
+from zk0desk.federation.node_checks import prepare
 from zk0desk.federation.node_engine import Engine, TrainingControl
 from zk0desk.federation.node_state import SENTENCES, NodeState, check_transition
 from zk0desk.federation.probe import ClockOff, ConnectionTrouble, NotAdmitted, WrongCertificate
@@ -37,7 +35,6 @@ if TYPE_CHECKING:
     from flwr.app import Message, RecordDict
 
     from zk0desk.federation.fleet import Fleet, Incoming
-    from zk0desk.training.policy_files import PolicyFiles
 
 POLL_S, IDLE_POLL_S = 0.2, 2.0
 """How often the SuperLink is asked for a message: while rounds come, and at most so seldom when none has come for long."""
@@ -48,20 +45,6 @@ SMALL_MESSAGE = 2**20
 PENDING = "pending-round"
 
 S = NodeState
-
-
-class NotReady(OperatorError):
-    """Something that joining needs is not chosen yet."""
-
-    code = "not-ready"
-    exit_status = ExitStatus.USAGE
-
-
-class RecordingUnfit(OperatorError):
-    """A chosen recording cannot be trained on."""
-
-    code = "recording-unfit"
-    exit_status = ExitStatus.UNUSABLE
 
 
 class _Finished(Exception):
@@ -102,7 +85,8 @@ class Node:
         """Take part until stopped. Raises `OperatorError` when it cannot go on."""
         try:
             self._go(S.CHECKING)
-            self._prepare()
+            ready = prepare(self._settings, self._control)
+            self._invitation, self._files, self._key, self._frames = ready.invitation, ready.files, ready.key, ready.frames
             self._take_part()
             self._go(S.FINISHING, why="The round is done." if self._once else "")
         except _Finished:
@@ -120,59 +104,6 @@ class Node:
             raise
         self._leave()
         self._go(S.STOPPED)
-
-    # --- before anything is sent
-
-    def _prepare(self) -> None:
-        settings, control = self._settings, self._control
-        if not settings.federation.invitation:
-            raise NotReady(
-                "There is no invitation yet.",
-                "It says where the federation is.",
-                "Paste it on the Federation page, or give --invitation FILE.",
-            )
-        self._invitation = Invitation.parse(settings.federation.invitation)
-        require_consent(self._invitation, settings.federation.consent)
-        folder = settings.policy.folder
-        if folder is None:
-            raise NotReady("No base policy is chosen.", "Training starts from it.", "Choose the folder of the federation's base policy.")
-        if not settings.recordings.chosen:
-            raise NotReady("No recording is chosen.", "A node trains on at least one.", "Choose recordings on the Recordings page.")
-
-        def read() -> PolicyFiles:
-            from zk0desk.training.policy_files import read_policy
-
-            return read_policy(folder)
-
-        self._files = interruptible(control, read, name="read-policy")
-        invitation = self._invitation
-        self._files.require(
-            policy=invitation.policy_name or invitation.policy_id,
-            backbone_sha256=invitation.backbone_sha256,
-            layout_sha256=invitation.layout_sha256,
-        )
-        self._frames = interruptible(control, self._check_recordings, name="check-recordings")
-        self._key = interruptible(control, lambda: load_or_make_key(settings.federation), name="load-key")
-
-    def _check_recordings(self) -> int:
-        from zk0desk.training.recordings import fit_together, quick_check
-
-        needs = self._files.needs
-        recordings, frames = [], 0
-        for chosen in self._settings.recordings.chosen:
-            result = quick_check(chosen.path, needs)
-            if result.status != "ok" or result.recording is None:
-                finding = result.findings[0] if result.findings else None
-                why = f"{finding.what} {finding.why}" if finding else "It cannot be read."
-                raise RecordingUnfit(
-                    f"The recording {chosen.path} cannot be used.", why, finding.remedy if finding else "Choose another one."
-                )
-            recordings.append(result.recording)
-            frames += result.recording.frames
-        for finding in fit_together(recordings, needs):
-            if finding.severity == "blocks":
-                raise RecordingUnfit(finding.what, finding.why, finding.remedy)
-        return frames
 
     # --- connected
 

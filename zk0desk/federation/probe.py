@@ -118,10 +118,11 @@ def trouble(error: BaseException, invitation: Invitation) -> ConnectionTrouble:
     if isinstance(error, ConnectionTrouble):
         return error
     address = invitation.address
-    causes, seen = [], error
+    causes: list[BaseException] = []
+    seen: BaseException | None = error
     while seen is not None and len(causes) < 8:
         causes.append(seen)
-        seen = seen.__cause__ or seen.__context__  # type: ignore[assignment]
+        seen = seen.__cause__ or seen.__context__
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return _certificate_trouble(cause, address)
@@ -142,9 +143,7 @@ def trouble(error: BaseException, invitation: Invitation) -> ConnectionTrouble:
             )
         if isinstance(cause, ssl.SSLError):
             return WrongCertificate(
-                f"{address} does not speak TLS as a federation does.",
-                f"{cause.reason or cause}.",
-                "Check the port with the coordinator.",
+                f"{address} does not speak TLS as a federation does.", f"{cause.reason or cause}.", "Check the port with the coordinator."
             )
     why = str(error) or type(error).__name__
     return LineLost(f"The connection to {address} broke.", f"{why[:200]}.", "Tried again by itself.")
@@ -176,7 +175,7 @@ def clock_off(seconds: float) -> ClockOff:
     side = "ahead of" if seconds > 0 else "behind"
     return ClockOff(
         "This computer's clock is off.",
-        f"It is {abs(seconds):.0f} s {side} the federation's; signatures are refused beyond {CLOCK_TOLERANCE_S:.0f} s ahead and 300 s behind.",
+        f"It is {abs(seconds):.0f} s {side} the federation's, which refuses more than {CLOCK_TOLERANCE_S:.0f} s ahead or 300 s behind.",
         "Turn on setting the time by the network.",
     )
 
@@ -243,12 +242,7 @@ def probe(invitation: Invitation, *, timeout: float = 8.0) -> ProbeResult:
                 tls = secure.version() or ""
                 connection = http.client.HTTPConnection(invitation.host, invitation.port, timeout=timeout)
                 connection.sock = secure
-                connection.request(
-                    "POST",
-                    PATH,
-                    body=b"",
-                    headers={"content-type": "application/x-protobuf"},
-                )
+                connection.request("POST", PATH, body=b"", headers={"content-type": "application/x-protobuf"})
                 response = connection.getresponse()
                 response.read(65_536)
     except (OSError, http.client.HTTPException) as error:
@@ -264,7 +258,5 @@ def probe(invitation: Invitation, *, timeout: float = 8.0) -> ProbeResult:
 def server_trouble(address: str, status: int) -> ServerTrouble:
     """The sentence for an answer that a SuperLink in order does not give."""
     return ServerTrouble(
-        f"{address} answers, but not as it should.",
-        f"HTTP status {status}.",
-        "The SuperLink may be starting; this node tries again.",
+        f"{address} answers, but not as it should.", f"HTTP status {status}.", "The SuperLink may be starting; this node tries again."
     )

@@ -20,10 +20,7 @@ PIECE = 4 * 2**20
 SCALE = np.float32(1024.0)
 """fp16 holds down to 6e-8; times 2^10 the small changes of an optimiser step keep their digits."""
 
-_DTYPES: dict[str, np.dtype[np.floating[Any]]] = {
-    "fp32": np.dtype("<f4"),
-    "fp16": np.dtype("<f2"),
-}
+_DTYPES: dict[str, np.dtype[np.floating[Any]]] = {"fp32": np.dtype("<f4"), "fp16": np.dtype("<f2")}
 
 
 class UpdateTooLarge(OperatorError):
@@ -87,10 +84,7 @@ def decode(arrays: Sequence[np.ndarray], encoding: str, size: int) -> np.ndarray
 def decode_piece(array: np.ndarray, encoding: str, target: np.ndarray, name: str = "arrays") -> None:
     """Write one piece into `target` (float32); `MessageRefused` unless dtype and shape are exact and all values finite."""
     if array.dtype != _DTYPES[encoding] or array.shape != target.shape:
-        raise MessageRefused(
-            name,
-            f"is {array.dtype} of shape {array.shape} where {_DTYPES[encoding]} of shape {target.shape} belongs.",
-        )
+        raise MessageRefused(name, f"is {array.dtype} of shape {array.shape} where {_DTYPES[encoding]} of shape {target.shape} belongs.")
     if not np.isfinite(array).all():
         raise MessageRefused(name, "holds values that are not finite.")
     target[:] = array
