@@ -58,7 +58,7 @@ def test_that_robots_with_other_dimensions_share_a_batch_and_each_counts_its_own
     alone = [evaluate(policy, [each], batch=8).loss for each in chosen]
     assert list(evaluate(policy, chosen, batch=8).recordings.values()) == pytest.approx(alone, rel=1e-5)
     trainer = LocalTrainer(policy, chosen, node="a", device="cpu", threads=1, emit=lambda _: None, control=NodeControl())
-    plan = RoundPlan(run="r", round=1, rounds=1, seed=1, lr=3e-3, mu=0.0, batch_size=16, local_steps=30)
+    plan = RoundPlan(run="r", round=1, rounds=1, seed=1, lr=3e-3, mu=0.0, batch_size=8, local_steps=30)
     metrics = trainer.train(plan, policy.get_weights()).metrics
     assert metrics["loss-last"] < metrics["loss-first"]
 

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from zk0desk.control import Stopped
+from zk0desk.control import NodeControl, Stopped
 from zk0desk.events import Notice, RoundStarted, RoundTrained, StepDone
+from zk0desk.settings import ChosenRecording
 from zk0desk.training.frames import to_device
 from zk0desk.training.noise import draw_noise
+from zk0desk.training.policy import TrainablePolicy
 from zk0desk.training.rounds import RoundPlan
-from zk0desk.training.trainer import RoundFailedError, planned_steps
+from zk0desk.training.trainer import LocalTrainer, RoundFailedError, choose_device, planned_steps
 
 
 def distance(delta: np.ndarray) -> float:
@@ -269,3 +271,25 @@ def test_that_a_node_raises_mu_while_its_gradient_is_large_and_keeps_it_into_the
 def test_that_planned_steps_cover_the_asked_passes(epochs, steps):
     plan = RoundPlan(run="r", round=1, rounds=1, seed=0, lr=0.1, mu=0, batch_size=16, local_epochs=epochs)
     assert planned_steps(plan, 40) == steps
+
+
+def test_that_bf16_autocast_trains_nearly_as_float32_does_and_weights_stay_float32(demo_policy: Path, recordings: Path):
+    results = []
+    for precision in ("fp32", "bf16"):
+        policy = TrainablePolicy.load(demo_policy)
+        chosen = [ChosenRecording(path=recordings / "node0")]
+        trainer = LocalTrainer(
+            policy, chosen, node="a", device="cpu", precision=precision, threads=1, emit=lambda _: None, control=NodeControl()
+        )
+        plan = RoundPlan(run="r", round=1, rounds=1, seed=5, lr=1e-3, mu=0.01, batch_size=8, local_steps=4)
+        results.append(trainer.train(plan, policy.get_weights()))
+        assert policy.parameters[0].dtype is torch.float32
+    assert results[0].losses != results[1].losses
+    np.testing.assert_allclose(results[1].losses, results[0].losses, rtol=2e-2)
+
+
+def test_that_a_device_that_is_not_there_is_said(demo_policy: Path):
+    if torch.cuda.is_available():
+        pytest.skip("this computer has CUDA")
+    with pytest.raises(RoundFailedError, match="cuda cannot be used"):
+        choose_device("cuda")

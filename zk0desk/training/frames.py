@@ -151,7 +151,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     import torch
 
     moved = {key: value.to(device) for key, value in batch.items()}
-    return {key: value.float() / 255 if value.dtype is torch.uint8 else value for key, value in moved.items()}
+    return {key: value.float().div_(255) if value.dtype is torch.uint8 else value for key, value in moved.items()}
 
 
 def ahead(work: Callable[[Any], Any], items: Iterator[Any], pool: ThreadPoolExecutor) -> Iterator[Any]:
@@ -262,6 +262,12 @@ def _read_table(policy: TrainablePolicy, chosen: ChosenRecording, budget: _Budge
         )
     require_readable(chosen.path)
     slots = camera_slots(policy.files.folder, chosen)
+    if not slots:
+        raise RecordingError(
+            f"{chosen.path.name} cannot be trained on.",
+            "No camera of it fills a slot of the policy.",
+            "Choose which camera fills which slot.",
+        )
     dataset = LeRobotDataset(f"local/{chosen.path.name}", root=chosen.path, video_backend="pyav")
     columns = dataset.hf_dataset.select_columns(["observation.state", "action", "episode_index", "task_index"]).with_format("numpy")[:]
     episode = np.asarray(columns["episode_index"])
