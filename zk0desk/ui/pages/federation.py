@@ -1,0 +1,449 @@
+"""Federation: an invitation is explained, consent is asked, and the node joins. Nothing is sent before Join."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PySide6.QtGui import QDragEnterEvent, QDropEvent, QGuiApplication, QShowEvent
+from PySide6.QtWidgets import QCheckBox, QDialog, QFileDialog, QHBoxLayout, QPlainTextEdit, QStackedLayout, QVBoxLayout, QWidget
+
+from zk0desk.errors import OperatorError
+from zk0desk.federation.node_state import RUNNING, SENTENCES, NodeState
+from zk0desk.ui import theme
+from zk0desk.ui.background import in_background
+from zk0desk.ui.model import AppModel
+from zk0desk.ui.pages.steps import Stepper, invitation_of, steps_of
+from zk0desk.ui.widgets import (
+    Banner,
+    Caption,
+    Card,
+    DangerButton,
+    Heading,
+    IconLabel,
+    KeyValueGrid,
+    LinkButton,
+    PageHeader,
+    PrimaryButton,
+    SecondaryButton,
+    Text,
+    scrolled,
+)  # fmt: skip
+
+if TYPE_CHECKING:
+    from zk0desk.federation.invitation import Invitation
+    from zk0desk.federation.probe import ProbeResult
+    from zk0desk.settings import Settings
+
+
+def _bullets(card: Card, sentences: list[str]) -> None:
+    for sentence in sentences:
+        row = QHBoxLayout()
+        row.setSpacing(theme.SPACE_2)
+        row.addWidget(Text("•", "muted", wrap=False))
+        row.addWidget(Text(sentence), 1)
+        card.body.addLayout(row)
+
+
+def _megabytes(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
+
+
+class FederationPage(QWidget):
+    """The way in, and what the node does once it is in."""
+
+    page_id, title, icon_name = "federation", "Federation", "lan-connect"
+
+    def __init__(self, model: AppModel) -> None:
+        super().__init__()
+        self.model = model
+        self.setAcceptDrops(True)
+        self._key_known = ""
+        self._key_line = ""
+        content = QWidget()
+        column = QVBoxLayout(content)
+        column.setContentsMargins(22, theme.SPACE_4, 20, theme.SPACE_4)
+        column.setSpacing(theme.SPACE_3)
+        self.header = PageHeader("Federation")
+        column.addWidget(self.header)
+        self.stepper = Stepper()
+        column.addWidget(self.stepper)
+        self.banner = Banner("error")
+        self.banner.hide()
+        column.addWidget(self.banner)
+        self._layers = QStackedLayout()
+        column.addLayout(self._layers, 1)
+        self._layers.addWidget(self._asking())
+        self._layers.addWidget(self._explaining())
+        outer = QVBoxLayout(self)
+        outer.setContentsMargins(0, 0, 0, 0)
+        outer.addWidget(scrolled(content))
+        model.settingsChanged.connect(self.refresh)
+        model.nodeStateChanged.connect(lambda _event: self.refresh())
+        model.nodeStarted.connect(self.refresh)
+        model.nodeEnded.connect(self.refresh)
+        model.invitationOpened.connect(self._opened_from_outside)
+        if model.pending_invitation:
+            self._opened_from_outside(model.pending_invitation)
+
+    # --- what it is made of
+
+    def _asking(self) -> QWidget:
+        widget = QWidget()
+        column = QVBoxLayout(widget)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(theme.SPACE_3)
+        card = Card("Your invitation")
+        card.body.addWidget(
+            Text("The coordinator sends you a line that begins with zk0desk:join? or a file. Paste it, open it, or drop it here.", "muted")
+        )
+        self.paste = QPlainTextEdit()
+        self.paste.setPlaceholderText("zk0desk:join?…")
+        self.paste.setAccessibleName("Invitation")
+        self.paste.setTabChangesFocus(True)
+        self.paste.setMaximumHeight(110)
+        self.paste.textChanged.connect(self._pasted)
+        card.body.addWidget(self.paste)
+        self.paste_problem = Text("", "muted")
+        card.body.addWidget(self.paste_problem)
+        row = QHBoxLayout()
+        row.addWidget(SecondaryButton("&Open a file", "folder-open-outline", self._choose_file))
+        row.addStretch(1)
+        self.cancel = LinkButton("&Keep the one before", "", self.refresh)
+        row.addWidget(self.cancel)
+        self.read = PrimaryButton("&Read it", "email-open-outline", lambda: self.take(self.paste.toPlainText()))
+        self.read.setEnabled(False)
+        row.addWidget(self.read)
+        card.body.addLayout(row)
+        column.addWidget(card)
+        column.addWidget(Caption("Reading an invitation sends nothing."))
+        column.addStretch(1)
+        return widget
+
+    def _explaining(self) -> QWidget:
+        widget = QWidget()
+        column = QVBoxLayout(widget)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(theme.SPACE_3)
+        card = Card()
+        self.facts = KeyValueGrid()
+        card.body.addWidget(self.facts)
+        row = QHBoxLayout()
+        row.setSpacing(theme.SPACE_2)
+        self.check = SecondaryButton("Check the &address", "access-point-network", self.check_address)
+        self.copy_key = SecondaryButton("Copy your node's ke&y", "content-copy", self._copy_key)
+        self.change = LinkButton("Use &another invitation", "", self._ask)
+        for button in (self.check, self.copy_key, self.change):
+            row.addWidget(button)
+        row.addStretch(1)
+        card.body.addLayout(row)
+        self.key_hint = Caption("")
+        card.body.addWidget(self.key_hint)
+        column.addWidget(card)
+        lists = QHBoxLayout()
+        lists.setSpacing(theme.SPACE_3)
+        self.leaves_card, self.never_card = Card(), Card()
+        for each, icon, color, title in (
+            (self.leaves_card, "upload-outline", "accent", "Leaves this computer"),
+            (self.never_card, "shield-check-outline", "ok", "Never leaves"),
+        ):
+            head = QHBoxLayout()
+            head.addWidget(IconLabel(icon, color, 20))
+            head.addWidget(Heading(title, 2), 1)
+            each.body.addLayout(head)
+            lists.addWidget(each, 1)
+        column.addLayout(lists)
+        self.remains = Text("", "muted")
+        column.addWidget(self.remains)
+        last = QHBoxLayout()
+        last.setSpacing(theme.SPACE_3)
+        self.agree = QCheckBox("I have the right to train on these recordings, and the federation may use what was &learned")
+        self.agree.toggled.connect(lambda _on: self._enable())
+        last.addWidget(self.agree, 1)
+        self.join = PrimaryButton("&Join the federation", "lan-connect", self._join)
+        self.leave = DangerButton("Lea&ve the federation", "lan-disconnect", self.model.stop_now)
+        last.addWidget(self.join)
+        last.addWidget(self.leave)
+        column.addLayout(last)
+        self.blocked = Caption("")
+        column.addWidget(self.blocked)
+        column.addStretch(1)
+        self._lists_filled = ""
+        return widget
+
+    # --- taking an invitation
+
+    def _pasted(self) -> None:
+        text = self.paste.toPlainText().strip()
+        self.read.setEnabled(bool(text))
+        self.paste_problem.setText("")
+        if "zk0desk:join?" in text and len(text) > 200:
+            self.take(text)
+
+    def _choose_file(self) -> None:
+        path, _ = QFileDialog.getOpenFileName(self, "Open an invitation", "", "Invitations (*.zk0invite);;All files (*)")
+        if path:
+            self.take_file(Path(path))
+
+    def _opened_from_outside(self, text: str) -> None:
+        self.model.pending_invitation = ""
+        if text.startswith("zk0desk:"):
+            self.take(text)
+        else:
+            self.take_file(Path(text))
+
+    def take_file(self, path: Path) -> None:
+        """Read the invitation in a file and explain it."""
+        from zk0desk.federation.invitation import Invitation
+
+        try:
+            invitation = Invitation.read(path)
+        except OperatorError as error:
+            self._problem(error)
+            return
+        self._keep(invitation)
+
+    def take(self, text: str) -> None:
+        """Read an invitation's text and explain it. Nothing is sent."""
+        from zk0desk.federation.invitation import Invitation
+
+        try:
+            invitation = Invitation.parse(text)
+        except OperatorError as error:
+            self._problem(error)
+            return
+        self._keep(invitation)
+
+    def _problem(self, error: OperatorError) -> None:
+        self._ask()
+        self.paste_problem.setText(str(error))
+
+    def _keep(self, invitation: Invitation) -> None:
+        if self.model.running:
+            self.banner.set("warning", "The node is in a federation.", "Leave it first; then open the other invitation.")
+            self.banner.show()
+            return
+        settings = self._settings()
+        if settings is None:
+            return
+        line = invitation.to_line()
+        if line != settings.federation.invitation:
+            federation = settings.federation.model_copy(update={"invitation": line, "consent": ""})
+            self.agree.setChecked(False)
+            self.model.update_settings(settings.model_copy(update={"federation": federation}))
+        self.paste.clear()
+        self.banner.hide()
+        self.refresh()
+
+    def dragEnterEvent(self, event: QDragEnterEvent) -> None:
+        if event.mimeData().hasUrls() or event.mimeData().hasText():
+            event.acceptProposedAction()
+
+    def dropEvent(self, event: QDropEvent) -> None:
+        urls = event.mimeData().urls()
+        if urls and urls[0].isLocalFile():
+            self.take_file(Path(urls[0].toLocalFile()))
+        else:
+            self.take(event.mimeData().text())
+        event.acceptProposedAction()
+
+    # --- showing it
+
+    def showEvent(self, event: QShowEvent) -> None:
+        super().showEvent(event)
+        self.refresh()
+
+    def _settings(self) -> Settings | None:
+        try:
+            return self.model.settings
+        except OperatorError as error:
+            self.banner.set("error", error.what, f"{error.why} {error.remedy}".strip())
+            self.banner.show()
+            return None
+
+    def _ask(self) -> None:
+        settings = self._settings()
+        self._layers.setCurrentIndex(0)
+        self.cancel.setVisible(settings is not None and invitation_of(settings) is not None)
+        self.paste.setFocus()
+
+    def refresh(self) -> None:
+        """Show what the settings and the node tell."""
+        settings = self._settings()
+        if settings is None:
+            return
+        joined = self.model.running and self.model.state in RUNNING
+        self.stepper.show_steps(steps_of(settings, joined=joined))
+        invitation = invitation_of(settings)
+        if invitation is None:
+            self.header.set_answer("No invitation yet. Nothing has been sent.")
+            self._layers.setCurrentIndex(0)
+            self.cancel.hide()
+            return
+        self._layers.setCurrentIndex(1)
+        self._show_facts(invitation)
+        self._fill_lists(invitation)
+        event = self.model.state_event
+        if joined:
+            self.header.set_answer(f"{event.what}. {event.why} {event.then}".strip())
+        elif self.model.state is NodeState.FAILED:
+            self.header.set_answer(f"{event.what} {event.why}".strip())
+        else:
+            idle = event.state == NodeState.IDLE
+            self.header.set_answer("You were invited. Nothing has been sent yet." if idle else SENTENCES[NodeState.STOPPED][1])
+        self.agree.setVisible(not joined)
+        self.join.setVisible(not joined)
+        self.leave.setVisible(joined)
+        self.change.setEnabled(not joined)
+        self._enable()
+        if self.isVisible() and not self._key_known:
+            self._find_key(settings)
+
+    def _show_facts(self, invitation: Invitation) -> None:
+        work = f"{invitation.local_steps} steps" if invitation.local_steps else f"{invitation.local_epochs:g} epochs"
+        per_round = invitation.trainable_parameters * (4 + (2 if invitation.encoding == "fp16" else 4))
+        admitted = "admitted at once by the invitation's code" if invitation.admission == "open" else "to be admitted by the coordinator"
+        contact = f", contact {invitation.contact}" if invitation.contact else ""
+        print_ = invitation.certificate_sha256.upper()
+        certificate = ":".join(print_[n : n + 2] for n in range(0, 12, 2))
+        self.facts.set_rows([
+            ("Federation", f"{invitation.federation}{contact}"),
+            ("Address", f"{invitation.address}, certificate {certificate}…"),
+            (
+                "Policy",
+                f"{invitation.policy_name or invitation.policy_id}: {invitation.trainable_parameters / 1e6:.3g} M of "
+                f"{invitation.parameters / 1e6:.3g} M parameters train; id {invitation.policy_id}",
+            ),
+            ("Plan", f"{invitation.rounds} rounds of {work}, batch {invitation.batch_size}; {invitation.deadline_s / 60:.0f} min a round"),
+            ("Traffic", f"about {_megabytes(per_round)} a round, {_megabytes(per_round * invitation.rounds)} for the run"),
+            ("Your node", f"key {self._key_known}, {admitted}" if self._key_known else f"its key is made when you join; {admitted}"),
+        ])  # fmt: skip
+
+    def _fill_lists(self, invitation: Invitation) -> None:
+        from zk0desk.federation.consent import consent_digest, leaves, never_leaves, remains
+
+        digest = consent_digest(invitation)
+        if self._lists_filled == digest:
+            return
+        for card in (self.leaves_card, self.never_card):
+            while card.body.count() > 1:
+                item = card.body.takeAt(1)
+                inner = item.layout() if item is not None else None
+                while inner is not None and inner.count():
+                    part = inner.takeAt(0)
+                    if part is not None and (widget := part.widget()) is not None:
+                        widget.deleteLater()
+                if item is not None and (widget := item.widget()) is not None:
+                    widget.deleteLater()
+        _bullets(self.leaves_card, leaves(invitation))
+        self.leaves_card.body.addWidget(LinkButton("&See an example", "eye-outline", lambda: self._example(invitation)))
+        self.leaves_card.body.addStretch(1)
+        _bullets(self.never_card, [*never_leaves(), "Code from the server is never run here: only the zk0desk that you installed."])
+        self.never_card.body.addStretch(1)
+        self.remains.setText(remains())
+        self._lists_filled = digest
+
+    def _enable(self) -> None:
+        settings = self._settings()
+        if settings is None:
+            return
+        missing = [step.blocked for step in steps_of(settings)[:3] if not step.done]
+        if not self.agree.isChecked():
+            missing.append("Read the two lists and tick the box.")
+        self.join.setEnabled(not missing and not self.model.running)
+        self.blocked.setText(" ".join(missing))
+        self.blocked.setVisible(bool(missing) and not self.model.running)
+
+    # --- what its buttons do
+
+    def check_address(self) -> None:
+        """Ask the address whether a SuperLink answers there. No key and no name is sent."""
+        settings = self._settings()
+        invitation = invitation_of(settings) if settings else None
+        if invitation is None:
+            return
+        from zk0desk.federation.probe import probe
+
+        self.check.setEnabled(False)
+        self.banner.set("info", f"Calling {invitation.address}…", "No key and no name is sent.")
+        self.banner.show()
+        in_background(self, lambda: probe(invitation), self._reached, self._not_reached)
+
+    def _reached(self, found: ProbeResult) -> None:
+        self.check.setEnabled(True)
+        self.banner.set(
+            "ok",
+            f"The SuperLink answers in {found.latency_ms:.0f} ms; its certificate is the invitation's.",
+            "Nothing of yours was sent.",
+        )
+
+    def _not_reached(self, error: OperatorError) -> None:
+        self.check.setEnabled(True)
+        self.banner.set("error", error.what, f"{error.why} {error.remedy} Nothing of yours was sent.".strip())
+        self.banner.show()
+
+    def _find_key(self, settings: Settings) -> None:
+        from zk0desk.federation.credentials import load_or_make_key
+
+        def found(key: Any) -> None:
+            self._key_known, self._key_line = key.fingerprint, key.public_line
+            ask = f"Tell the coordinator: “Please admit the node {key.fingerprint}”"
+            self.key_hint.setText(f"{ask}, and send the key that the button copies.")
+            self.copy_key.setEnabled(True)
+            invitation = invitation_of(self.model.settings)
+            if invitation is not None:
+                self._show_facts(invitation)
+
+        def failed(error: OperatorError) -> None:
+            self.key_hint.setText(str(error))
+            self.copy_key.setEnabled(False)
+
+        in_background(self, lambda: load_or_make_key(settings.federation), found, failed)
+
+    def _copy_key(self) -> None:
+        if self._key_line:
+            QGuiApplication.clipboard().setText(self._key_line)
+            self.key_hint.setText(f"Copied. Send it to the coordinator; its fingerprint is {self._key_known}.")
+
+    def _example(self, invitation: Invitation) -> None:
+        from zk0desk.federation.messages import TRAIN_METRICS
+
+        chosen = self.model.settings.recordings.chosen
+        example = {
+            "arrays": f"{invitation.trainable_parameters:,} values, {invitation.encoding}, the change of the trainable weights",
+            "config": {
+                "run-uid": "of the run",
+                "server-round": 1,
+                "base-sha256": "of the weights that came",
+                "layout-sha256": invitation.layout_sha256,
+                "encoding": invitation.encoding,
+            },
+            "metrics": {name: f"a number from {low:g} to {high:g}" for name, (low, high) in TRAIN_METRICS.items()},
+        }
+        box = QDialog(self)
+        box.setWindowTitle("What a round sends")
+        box.resize(640, 480)
+        column = QVBoxLayout(box)
+        column.addWidget(Heading("What a round sends", 2))
+        names = ", ".join(recording.path.name for recording in chosen) or "your recordings"
+        column.addWidget(Text(f"All that leaves after training on {names}. No name, no picture, no statistic is in it.", "muted"))
+        text = QPlainTextEdit(json.dumps(example, indent=2))
+        text.setReadOnly(True)
+        text.setAccessibleName("Example of a message")
+        column.addWidget(text)
+        column.addWidget(SecondaryButton("&Close", "", box.accept))
+        box.open()
+
+    def _join(self) -> None:
+        settings = self._settings()
+        invitation = invitation_of(settings) if settings else None
+        if settings is None or invitation is None or not self.join.isEnabled():
+            return
+        from zk0desk.federation.consent import consent_digest
+
+        federation = settings.federation.model_copy(update={"consent": consent_digest(invitation)})
+        self.model.update_settings(settings.model_copy(update={"federation": federation}))
+        self.banner.hide()
+        self.model.join()
+        self.model.showPage.emit("training")
