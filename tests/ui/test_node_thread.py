@@ -40,7 +40,8 @@ def test_events_arrive_in_order_in_the_windows_thread(model: AppModel, qtbot, mo
     seen: list[str] = []
     threads: set[int] = set()
     batches: list[int] = []
-    model.nodeEvent.connect(lambda event: (threads.add(threading.get_ident()), isinstance(event, events.Notice) and seen.append(event.code)))
+    model.nodeEvent.connect(lambda event: threads.add(threading.get_ident()))
+    model.nodeEvent.connect(lambda event: seen.append(event.code) if isinstance(event, events.Notice) else None)
     model.nodeEvents.connect(lambda batch: batches.append(len(batch)))
     with qtbot.waitSignal(model.nodeEnded, timeout=20_000):
         model.join()
@@ -115,9 +116,10 @@ def test_what_the_node_tells_is_in_the_journal(model: AppModel, qtbot, monkeypat
         for step in (1, 2):
             thread.emit_event(
                 events.StepDone(
-                    run="r", round=1, step=step, steps=2, epoch=0, loss=1.0, proximal=0.0, grad_norm=1.0, lr=1e-4, mu=0.01, frames=4, seconds=0.1
+                    run="r", round=1, step=step, steps=2, epoch=0, loss=1.0, proximal=0.0, grad_norm=1.0,
+                    lr=1e-4, mu=0.01, frames=4, seconds=0.1,
                 )
-            )
+            )  # fmt: skip
 
     behave(monkeypatch, work)
     with qtbot.waitSignal(model.nodeEnded, timeout=20_000):

@@ -87,6 +87,18 @@ def test_the_empty_page_leads_to_the_recordings(page: TrainingPage, model: AppMo
     assert shown.args == ["recordings"]
 
 
+def test_a_failure_is_told_on_the_page_and_goes_when_the_node_runs_again(page: TrainingPage, model: AppModel) -> None:
+    failed = events.NodeStateChanged(state=NodeState.FAILED, what="Out of memory.", why="The GPU is full.", then="Close other programs.")
+    model.take([failed])
+    assert page.empty.sentence.text() == "Out of memory. The GPU is full. Close other programs."
+    train(model, a_round(1))
+    page.refresh()
+    model.take([failed])
+    assert page.banner.isVisible() and page.banner.what.text() == "Out of memory."
+    model.take([state(NodeState.CHECKING, BEGAN)])
+    assert not page.banner.isVisible()
+
+
 def test_the_five_numbers_are_measured_from_events(page: TrainingPage, model: AppModel) -> None:
     train(model, a_round(1) + a_round(2) + a_round(3, done=10))
     page.refresh()

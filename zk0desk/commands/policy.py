@@ -37,6 +37,7 @@ def show(
 def save(
     folder: Annotated[Path, typer.Argument(help="Where the policy is written. A policy that is there is replaced.")],
     best: Annotated[bool, typer.Option("--best/--last", help="The round with the lowest held-out loss, or the newest.")] = False,
+    settings_file: Annotated[Path | None, typer.Option("--settings", help="Settings file; default: the operator's.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Save the federation's policy with your own recordings' statistics, as a folder that LeRobot loads.
@@ -49,7 +50,7 @@ def save(
 
     run = newest_run()
     which = run.which(best)
-    saved = save_shared_policy(folder, run.policy, run.weights(which), settings.load().recordings.chosen)
+    saved = save_shared_policy(folder, run.policy, run.weights(which), settings.load(settings_file).recordings.chosen)
     about = {"folder": str(saved), "run": run.run, "round": run.rounds[which], "eval-loss": run.losses[which]}
     if as_json:
         print(json.dumps(about))

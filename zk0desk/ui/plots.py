@@ -71,7 +71,8 @@ class Plot(pg.PlotWidget):
         item = self.getPlotItem()
         item.hideButtons()
         item.setMenuEnabled(False)
-        item.setLabel("bottom", bottom)
+        if bottom:
+            item.setLabel("bottom", bottom)
         item.setLabel("left", left)
         item.showGrid(x=False, y=True, alpha=0.12)
         self.setMinimumHeight(86)
@@ -352,7 +353,7 @@ class RoundPlot(Plot):
     """Losses per round: this node's, the mean over the federation, and the server's on held-out recordings."""
 
     def __init__(self) -> None:
-        super().__init__("round", "loss", "Loss per round")
+        super().__init__("", "loss", "Loss per round")
         self.data: RunData | None = None
         self._drawn: tuple[int, int] = (0, -1)
         self._curves = {name: pg.PlotDataItem(antialias=True) for name, *_ in ROUND_SERIES}

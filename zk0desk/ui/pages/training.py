@@ -12,6 +12,7 @@ from PySide6.QtCore import Qt, QTimer
 from PySide6.QtGui import QHideEvent, QShowEvent
 from PySide6.QtWidgets import QFileDialog, QHBoxLayout, QMenu, QSizePolicy, QStackedLayout, QVBoxLayout, QWidget
 
+from zk0desk import events
 from zk0desk.federation.node_state import NodeState
 from zk0desk.ui import theme
 from zk0desk.ui.model import AppModel
@@ -59,6 +60,7 @@ class TrainingPage(QWidget):
         self.model = model
         self.data: RunData | None = None
         self._past = False
+        self._failure_shown = False
         self._saving: SavePolicy | None = None
         self._layers = QStackedLayout(self)
         self.empty = EmptyState(
@@ -77,7 +79,8 @@ class TrainingPage(QWidget):
         self._timer.setInterval(REFRESH_MS)
         self._timer.timeout.connect(self.refresh)
         self._ticks = 0
-        model.nodeStateChanged.connect(lambda _event: self._header())
+        self._nothing_yet = self.empty.sentence.text()
+        model.nodeStateChanged.connect(self._on_state)
         model.nodeStarted.connect(self.show_live)
 
     # --- what it is made of
@@ -85,7 +88,7 @@ class TrainingPage(QWidget):
     def _filled(self) -> QWidget:
         content = QWidget()
         column = QVBoxLayout(content)
-        column.setContentsMargins(22, theme.SPACE_3, 20, theme.SPACE_4)
+        column.setContentsMargins(22, theme.SPACE_3, 20, theme.SPACE_3)
         column.setSpacing(theme.SPACE_3)
         self.header = PageHeader("Training")
         self.all_runs = SecondaryButton("All r&uns", "folder-open-outline", self.show_all_runs)
@@ -123,7 +126,7 @@ class TrainingPage(QWidget):
         self.tabs["loss"].setChecked(True)
         top.addStretch(1)
         self.plot = StepPlot()
-        self.plot.setMinimumHeight(132)
+        self.plot.setMinimumHeight(122)
         self.follow = Switch("Follo&w", self.plot.set_follow, checked=True)
         self.follow.setToolTip("Show all steps as they come. Zooming or dragging in the plot switches it off.")
         self.log_scale = Switch("&Log", self.plot.set_log)
@@ -222,6 +225,18 @@ class TrainingPage(QWidget):
             self._numbers()
             self._header()
 
+    def _on_state(self, event: events.NodeStateChanged) -> None:
+        failed = event.state == NodeState.FAILED
+        why = " ".join(part for part in (event.why, event.then) if part)
+        self.empty.sentence.setText(f"{event.what} {why}" if failed else self._nothing_yet)
+        self.empty.icon.set("close-octagon-outline" if failed else "chart-line", "error" if failed else "muted")
+        if failed and not self._past:
+            self._say("error", event.what, why)
+        elif self._failure_shown:
+            self.banner.hide()
+        self._failure_shown = failed
+        self._header()
+
     def _header(self) -> None:
         data = self.data
         if data is None:
@@ -230,8 +245,7 @@ class TrainingPage(QWidget):
             parts = [data.title or f"run {data.run}"]
             if data.last_step is not None:
                 step = data.last_step
-                parts.append(f"FedProx, rate {number(step.lr)}, proximal mu {number(step.mu)}")
-            parts.append(f"{len(data):,} steps".replace(",", " "))
+                parts.append(f"FedProx, rate {step.lr:.3g}, proximal mu {step.mu:.3g}")
             self.header.set_answer("  ·  ".join(parts))
         self.save_policy.setEnabled(self._saving is None and (data is not None and len(data.rounds) > 0))
 
