@@ -21,7 +21,7 @@ from zk0desk.errors import OperatorError
 from zk0desk.events import Notice, RoundStarted, RoundTrained, Sink, StepDone
 from zk0desk.settings import ChosenRecording
 from zk0desk.training.fedprox import add_proximal_gradient, client_mu, loss_spread, raised_mu
-from zk0desk.training.frames import Batch, Frames, ahead, to_device
+from zk0desk.training.frames import Batch, ahead, to_device
 from zk0desk.training.noise import action_size, draw_noise, seed_of
 from zk0desk.training.rounds import RoundPlan, RoundResult
 
@@ -97,7 +97,7 @@ class LocalTrainer:
         self._device = choose_device(device)
         self._autocast = _wants_bf16(precision, self._device)
         policy.policy.to(self._device)
-        self._frames = Frames(policy, recordings)
+        self._frames = policy.frames_of(recordings)
         large = policy.files.parameters >= LARGE_POLICY and self._device.type == "cpu"
         self._micro = micro_batch or (2 if large else 0)
         # The mu rule looks back over the epochs of a run, earlier rounds included.
