@@ -185,7 +185,7 @@ class RecordingsPage(QWidget):
         self._layers = QStackedLayout(holder)
         self.empty = EmptyState(
             "video-vintage",
-            "No LeRobot recording was found. Add the folder that holds yours, or drop it here; it is only read, and stays on this computer.",
+            "No LeRobot recording was found. Add the folder that holds yours, or drop it here; it is only read, and it stays here.",
             "Add folder",
             self._choose_folder,
         )
@@ -453,16 +453,18 @@ class RecordingsPage(QWidget):
         self._details.addWidget(head)
         if recording:
             self._details.addWidget(
-                KeyValueGrid([
-                    ("Robot", recording.robot or "not named"),
-                    ("Format", recording.version),
-                    ("Episodes / frames", f"{recording.episodes} / {thousands(recording.frames)}"),
-                    ("Rate", f"{recording.fps:g} fps, {duration(recording.duration)}"),
-                    ("State", _dimensions(recording.state_dim, recording.state_names)),
-                    ("Action", _dimensions(recording.action_dim, recording.action_names)),
-                    ("Task", "; ".join(recording.tasks[:3]) + (" …" if len(recording.tasks) > 3 else "") or "none"),
-                    ("On disk", f"{megabytes(recording.bytes_on_disk)}, never leaves"),
-                ])  # fmt: skip
+                KeyValueGrid(
+                    [
+                        ("Robot", recording.robot or "not named"),
+                        ("Format", recording.version),
+                        ("Episodes / frames", f"{recording.episodes} / {thousands(recording.frames)}"),
+                        ("Rate", f"{recording.fps:g} fps, {duration(recording.duration)}"),
+                        ("State", _dimensions(recording.state_dim, recording.state_names)),
+                        ("Action", _dimensions(recording.action_dim, recording.action_names)),
+                        ("Task", "; ".join(recording.tasks[:3]) + (" …" if len(recording.tasks) > 3 else "") or "none"),
+                        ("On disk", f"{megabytes(recording.bytes_on_disk)}, never leaves"),
+                    ]
+                )  # fmt: skip
             )
             if recording.cameras:
                 self._details.addWidget(self._cameras(path))

@@ -1,0 +1,361 @@
+"""The quick check: can this recording be read, and does it fit the policy? In well under a second for most recordings.
+
+It reads the description, all number columns, the tables of episodes and tasks, and one frame of each camera. It never
+writes, never asks the Hub, and answers with findings, whatever it is given.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zk0desk.training.camera_mapping import camera_findings
+from zk0desk.training.recording_files import parquet_files, pointer_error, read_lines, read_table, read_tasks, size_on_disk
+from zk0desk.training.recording_info import FETCH_AGAIN, Info, is_pointer, read_info, shown
+from zk0desk.training.recording_types import Camera, CheckResult, Finding, PolicyNeeds, Recording, RecordingError, Severity, result_of
+from zk0desk.training.thumbnails import first_frame, videos_of
+
+if TYPE_CHECKING:
+    import numpy as np
+
+STATE, ACTION = "observation.state", "action"
+NUMBERS = (STATE, ACTION, "timestamp", "frame_index", "episode_index", "index", "task_index")
+TOLERANCE_S = 1e-4
+"""LeRobot's own: how far a timestamp may lie from the frame that is fetched for it."""
+MAX_ROWS = 20_000_000
+
+
+def describe(folder: Path, info: Info) -> Recording:
+    """The recording as it describes itself. `RecordingError` where its tasks cannot be read."""
+    state, action = info.features.get(STATE), info.features.get(ACTION)
+    cameras = tuple(
+        Camera(feature.key, *feature.size, feature.codec if feature.dtype == "video" else "images", feature.depth)
+        for feature in info.cameras
+    )
+    return Recording(
+        path=folder,
+        name=folder.name or str(folder),
+        robot=info.robot,
+        version=info.version,
+        episodes=info.episodes,
+        frames=info.frames,
+        fps=info.fps,
+        duration=info.frames / info.fps,
+        cameras=cameras,
+        state_names=state.names if state else (),
+        action_names=action.names if action else (),
+        state_dim=state.dim if state else 0,
+        action_dim=action.dim if action else 0,
+        tasks=read_tasks(folder, info),
+        bytes_on_disk=size_on_disk(folder),
+    )
+
+
+def quick_check(path: Path, needs: PolicyNeeds = PolicyNeeds()) -> CheckResult:
+    """Check the recording in `path` for a policy that asks for `needs`. Never raises for what is on the disk."""
+    path = Path(path).expanduser()
+    try:
+        info = read_info(path)
+    except RecordingError as error:
+        return result_of(path, None, [error.finding()])
+    findings: list[Finding] = []
+    try:
+        recording = describe(path, info)
+    except RecordingError as error:
+        return result_of(path, None, [error.finding()])
+    if info.major > 3 or (info.major, info.minor) < (2, 0):
+        return result_of(path, recording, [_version(info)])
+    try:
+        findings += _features(info, needs)
+        findings += camera_findings(recording, needs)
+        findings += _videos(path, info)
+        findings += _data(path, info, recording)
+        if info.major < 3:
+            findings.append(_version(info))
+    except RecordingError as error:
+        findings.append(error.finding())
+    except OSError as error:
+        findings.append(
+            Finding(
+                "unreadable",
+                Severity.BLOCKS,
+                "The recording cannot be read.",
+                f"{shown(error)}.",
+                "Check the disk and the permissions, then look again.",
+            )
+        )
+    return result_of(path, recording, findings)
+
+
+def _version(info: Info) -> Finding:
+    if info.major > 3:
+        return Finding(
+            "version-newer",
+            Severity.BLOCKS,
+            f"Its format {info.version} is newer than zk0desk knows.",
+            "LeRobot's format v3.0 is what can be read.",
+            "Update zk0desk.",
+        )
+    if info.major == 2:
+        return Finding(
+            "version-older",
+            Severity.REPAIRABLE,
+            f"Its format is {info.version}; LeRobot reads v3.0.",
+            "The frames are the same; only their files are arranged differently.",
+            "Convert a copy to v3.0; the recording itself stays as it is.",
+        )
+    return Finding(
+        "version-too-old",
+        Severity.BLOCKS,
+        f"Its format {info.version} is older than LeRobot can convert.",
+        "Conversion begins at v2.0.",
+        "Record again, or convert it with the LeRobot version that made it.",
+    )
+
+
+def _features(info: Info, needs: PolicyNeeds) -> list[Finding]:
+    findings = []
+    for key, what, most in ((STATE, "state", needs.max_state_dim), (ACTION, "action", needs.max_action_dim)):
+        feature = info.features.get(key)
+        if feature is None:
+            findings.append(
+                Finding(
+                    f"{what}-missing",
+                    Severity.BLOCKS,
+                    f"The recording has no feature `{key}`.",
+                    f"The policy learns from the robot's {what}.",
+                    "Record again, or rename the feature in a copy.",
+                )
+            )
+        elif feature.dim > most:
+            findings.append(
+                Finding(
+                    f"{what}-too-large",
+                    Severity.BLOCKS,
+                    f"Its {what} has {feature.dim} dimensions; the policy takes {most}.",
+                    "More dimensions cannot be padded into fewer.",
+                    "Choose a policy with more dimensions, or record fewer joints.",
+                )
+            )
+    return findings
+
+
+def _videos(folder: Path, info: Info) -> list[Finding]:
+    findings = []
+    missing = []
+    for feature in info.cameras:
+        if feature.dtype != "video" or feature.depth:
+            continue
+        videos = videos_of(folder, info, feature.key)
+        if not videos:
+            missing.append(feature.key)
+            continue
+        try:
+            for video in videos:
+                if is_pointer(video):
+                    raise pointer_error("/".join(video.parts[-4:]))
+            first_frame(videos[0])
+        except RecordingError as error:
+            findings.append(error.finding())
+    if missing:
+        names = ", ".join(shown(key) for key in missing)
+        findings.append(
+            Finding(
+                "video-missing",
+                Severity.BLOCKS,
+                f"The video of {'these cameras is' if len(missing) > 1 else 'this camera is'} missing: {names}.",
+                "The description names it, but there is no file in `videos`.",
+                FETCH_AGAIN,
+            )
+        )
+    return findings
+
+
+@dataclass
+class _Columns:
+    """All rows of the number columns. Vectors have shape (rows, dimensions), the others (rows,)."""
+
+    rows: int
+    values: dict[str, np.ndarray]
+
+
+def _data(folder: Path, info: Info, recording: Recording) -> list[Finding]:
+    files = parquet_files(folder / "data")
+    if not files:
+        return [Finding("data-missing", Severity.BLOCKS, "The recording has no data files.", "`data` holds no parquet file.", FETCH_AGAIN)]
+    columns = _read(files, info)
+    findings = _counts(folder, info, columns)
+    findings += _values(columns)
+    findings += _times(info, columns)
+    if not recording.tasks:
+        findings.append(
+            Finding(
+                "tasks-missing",
+                Severity.BLOCKS,
+                "The recording names no task.",
+                "The policy is told in words what to do.",
+                "Copy the recording again with `meta/tasks`, or record again with a task.",
+            )
+        )
+    return findings
+
+
+def _read(files: list[Path], info: Info) -> _Columns:
+    import numpy as np
+
+    parts: dict[str, list[np.ndarray]] = {}
+    rows = 0
+    for path in files:
+        table = read_table(path, NUMBERS)
+        missing = [name for name in NUMBERS if name not in table.column_names and (name in info.features or name == "episode_index")]
+        if missing:
+            raise RecordingError(
+                f"{shown(path.name)} has no column {', '.join(missing)}.",
+                "The description declares it.",
+                FETCH_AGAIN,
+                code="column-missing",
+            )
+        rows += table.num_rows
+        if rows > MAX_ROWS:
+            raise RecordingError(
+                "The recording has more frames than zk0desk reads.", f"It has over {MAX_ROWS:,}.", "Cut it.", code="too-large"
+            )
+        for name in table.column_names:
+            feature = info.features.get(name)
+            parts.setdefault(name, []).append(_as_array(table.column(name), name, feature.dim if feature else 1))
+    return _Columns(rows, {name: np.concatenate(part) for name, part in parts.items()})
+
+
+def _as_array(column: object, name: str, dim: int) -> np.ndarray:
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    assert isinstance(column, pa.ChunkedArray)
+    flat = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+    rows = len(flat)
+    while pa.types.is_list(flat.type) or pa.types.is_fixed_size_list(flat.type) or pa.types.is_large_list(flat.type):
+        flat = pc.list_flatten(flat)
+    number = pa.types.is_floating(flat.type) or pa.types.is_integer(flat.type)
+    if not number or flat.null_count or len(flat) != rows * dim:
+        raise RecordingError(
+            f"Column {name} is not what the description says.",
+            f"It holds {len(flat):,} values of {flat.type} in {rows:,} rows where {dim} numbers a row are declared.",
+            FETCH_AGAIN,
+            code="column-wrong",
+        )
+    array = np.asarray(flat.to_numpy(zero_copy_only=False))
+    return array.reshape(rows, dim) if name in (STATE, ACTION) else array
+
+
+def _counts(folder: Path, info: Info, columns: _Columns) -> list[Finding]:
+    import numpy as np
+
+    episodes = int(np.unique(columns.values["episode_index"]).size)
+    findings = []
+    if episodes != info.episodes or columns.rows != info.frames:
+        findings.append(
+            Finding(
+                "counts-differ",
+                Severity.BLOCKS,
+                f"The description says {info.episodes:,} episodes and {info.frames:,} frames; "
+                f"the data holds {episodes:,} and {columns.rows:,}.",
+                "Part of the recording is missing, or the description is of another one.",
+                FETCH_AGAIN,
+            )
+        )
+    told = _told_episodes(folder, info)
+    if told is None:
+        findings.append(
+            Finding("episodes-missing", Severity.BLOCKS, "The table of episodes is missing.", "`meta/episodes` holds no file.", FETCH_AGAIN)
+        )
+    elif told != episodes and told != info.episodes:
+        findings.append(
+            Finding(
+                "episodes-differ",
+                Severity.BLOCKS,
+                f"The table of episodes lists {told:,}; the data holds {episodes:,}.",
+                "LeRobot finds frames through that table.",
+                FETCH_AGAIN,
+            )
+        )
+    return findings
+
+
+def _told_episodes(folder: Path, info: Info) -> int | None:
+    if info.major < 3:
+        path = folder / "meta" / "episodes.jsonl"
+        return sum(1 for _ in read_lines(path)) if path.is_file() else None
+    files = parquet_files(folder / "meta" / "episodes")
+    return sum(read_table(path, ["episode_index"]).num_rows for path in files) if files else None
+
+
+def _values(columns: _Columns) -> list[Finding]:
+    import numpy as np
+
+    findings = []
+    for key, what in ((STATE, "state"), (ACTION, "action")):
+        values = columns.values.get(key)
+        if values is None or not len(values):
+            continue
+        bad = ~np.isfinite(values).all(axis=1)
+        if bad.any():
+            findings.append(
+                Finding(
+                    f"{what}-not-finite",
+                    Severity.BLOCKS,
+                    f"{int(bad.sum()):,} frames hold a {what} that is no number.",
+                    f"The first is frame {int(np.argmax(bad))}; one such value spoils the whole policy.",
+                    "Leave its episode out in a copy, or record it again.",
+                )
+            )
+        elif len(values) > 1 and not (values.max(axis=0) - values.min(axis=0)).any():
+            findings.append(
+                Finding(
+                    f"{what}-constant",
+                    Severity.NOTE,
+                    "The arm never moves." if what == "state" else "The action never changes.",
+                    f"All {len(values):,} frames hold the same {what}: there is little to learn from it.",
+                    "Check that this is the recording that you mean.",
+                )
+            )
+    return findings
+
+
+def _times(info: Info, columns: _Columns) -> list[Finding]:
+    """LeRobot fetches the frame at a timestamp and refuses one that is further than its tolerance from the fps grid."""
+    import numpy as np
+
+    times = columns.values.get("timestamp")
+    frames = columns.values.get("frame_index")
+    if times is None or frames is None or not len(times):
+        return []
+    times = times.astype(np.float64)
+    if not np.isfinite(times).all():
+        return [
+            Finding(
+                "timestamps-not-finite",
+                Severity.REPAIRABLE,
+                "Some timestamps are no numbers.",
+                "No frame is found by them.",
+                "Re-lay them in a copy.",
+            )
+        ]
+    # float32 carries the seconds of a long episode only to some digits.
+    allowed = TOLERANCE_S + np.abs(times) * 2**-23
+    off = np.abs(times - frames / info.fps)
+    bad = off > allowed
+    if not bad.any():
+        return []
+    first = int(np.argmax(bad))
+    return [
+        Finding(
+            "timestamps-jitter",
+            Severity.REPAIRABLE,
+            f"{int(bad.sum()):,} of {len(times):,} timestamps do not fit {info.fps:g} frames per second.",
+            f"They are off by up to {1000 * off.max():.1f} ms, first in episode {int(columns.values['episode_index'][first])}, frame "
+            f"{int(frames[first])}; LeRobot then finds no picture for them.",
+            "Re-lay the timestamps in a copy.",
+        )
+    ]

@@ -1,0 +1,173 @@
+"""What is said about a recording: its description, findings, and what a policy asks of it. Plain data, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal
+
+from zk0desk.errors import ExitStatus, OperatorError
+
+Status = Literal["ok", "repairable", "unusable"]
+
+
+class Severity(StrEnum):
+    """How much a finding matters."""
+
+    BLOCKS = "blocks"
+    """The recording cannot be trained on."""
+    REPAIRABLE = "repairable"
+    """It can be trained on after a repair that keeps its frames."""
+    NOTE = "note"
+    """It can be trained on; the operator should know this."""
+
+
+_ORDER = tuple(Severity)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that was found: a stable kebab-case `code`, what it is, why it matters, and what to do."""
+
+    code: str
+    severity: Severity
+    what: str
+    why: str = ""
+    remedy: str = ""
+
+    def to_json(self) -> dict[str, str]:
+        """The finding as a JSON object with keys `code`, `severity`, `what`, `why`, `remedy`."""
+        return {"code": self.code, "severity": str(self.severity), "what": self.what, "why": self.why, "remedy": self.remedy}
+
+
+def in_order(findings: list[Finding]) -> tuple[Finding, ...]:
+    """The findings, what blocks first, otherwise as they were found."""
+    return tuple(sorted(findings, key=lambda finding: _ORDER.index(finding.severity)))
+
+
+class RecordingError(OperatorError):
+    """A recording cannot be read. `code` is that of the finding it was made from."""
+
+    code = "recording-unusable"
+    exit_status = ExitStatus.UNUSABLE
+
+    def __init__(self, what: str, why: str = "", remedy: str = "", *, code: str = "recording-unusable") -> None:
+        super().__init__(what, why, remedy)
+        self.code = code
+
+    def finding(self) -> Finding:
+        """The error as a finding that blocks."""
+        return Finding(self.code, Severity.BLOCKS, self.what, self.why, self.remedy)
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A camera of a recording: LeRobot's feature key, size in pixels (0: not said), codec ("images" when not a video)."""
+
+    key: str
+    width: int
+    height: int
+    codec: str
+    depth: bool = False
+
+    @property
+    def name(self) -> str:
+        """The key's last part: `top` of `observation.images.top`."""
+        return self.key.rsplit(".", 1)[-1]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A LeRobot recording as it describes itself. `duration` in seconds, dimensions 0 where a feature is missing."""
+
+    path: Path
+    name: str
+    robot: str
+    version: str
+    episodes: int
+    frames: int
+    fps: float
+    duration: float
+    cameras: tuple[Camera, ...]
+    state_names: tuple[str, ...]
+    action_names: tuple[str, ...]
+    state_dim: int
+    action_dim: int
+    tasks: tuple[str, ...]
+    bytes_on_disk: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The recording as a JSON object, keys in kebab-case."""
+        return {
+            "path": str(self.path),
+            "name": self.name,
+            "robot": self.robot,
+            "version": self.version,
+            "episodes": self.episodes,
+            "frames": self.frames,
+            "fps": self.fps,
+            "duration": round(self.duration, 3),
+            "cameras": [{"key": c.key, "width": c.width, "height": c.height, "codec": c.codec, "depth": c.depth} for c in self.cameras],
+            "state-names": list(self.state_names),
+            "action-names": list(self.action_names),
+            "state-dim": self.state_dim,
+            "action-dim": self.action_dim,
+            "tasks": list(self.tasks),
+            "bytes-on-disk": self.bytes_on_disk,
+        }
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """The answer of a check. `recording` is None where not even its description can be read."""
+
+    path: Path
+    recording: Recording | None
+    status: Status
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def exit_status(self) -> ExitStatus:
+        """What the command line returns: 0 usable, 3 repairable, 4 unusable."""
+        return {"ok": ExitStatus.OK, "repairable": ExitStatus.REPAIRABLE, "unusable": ExitStatus.UNUSABLE}[self.status]
+
+    def to_json(self) -> dict[str, Any]:
+        """The answer as a JSON object with keys `path`, `status`, `findings`, `recording`."""
+        return {
+            "path": str(self.path),
+            "status": self.status,
+            "findings": [finding.to_json() for finding in self.findings],
+            "recording": self.recording.to_json() if self.recording else None,
+        }
+
+
+def result_of(path: Path, recording: Recording | None, findings: list[Finding]) -> CheckResult:
+    """The check's answer: unusable if anything blocks, repairable if anything must be repaired, else ok."""
+    severities = {finding.severity for finding in findings}
+    status: Status = "unusable" if Severity.BLOCKS in severities else "repairable" if Severity.REPAIRABLE in severities else "ok"
+    return CheckResult(path, recording, status, in_order(findings))
+
+
+@dataclass(frozen=True)
+class PolicyNeeds:
+    """What a policy asks of a recording. Defaults are SmolVLA's; state and action are padded to the largest size."""
+
+    max_state_dim: int = 32
+    max_action_dim: int = 32
+    camera_slots: tuple[str, ...] = ("observation.images.camera1", "observation.images.camera2", "observation.images.camera3")
+    chunk_size: int = 50
+
+
+@dataclass(frozen=True)
+class CameraMapping:
+    """Which camera fills which slot of the policy.
+
+    `slots` maps full slot keys to full camera keys. `missing` slots are masked, `unused` cameras are not trained on.
+    `ambiguous`: names did not decide it, `slots` holds the cameras in their order and the operator should look.
+    """
+
+    slots: dict[str, str] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+    ambiguous: bool = False

@@ -1,0 +1,96 @@
+"""Recordings on this computer: finding and reading them. The public names of everything about recordings are here.
+
+Nothing here imports torch, asks the Hub, or writes into a recording.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from zk0desk.training.camera_mapping import fit_together, map_cameras
+from zk0desk.training.recording_check import describe, quick_check
+from zk0desk.training.recording_info import parse_json, read_info
+from zk0desk.training.recording_types import (
+    Camera,
+    CameraMapping,
+    CheckResult,
+    Finding,
+    PolicyNeeds,
+    Recording,
+    RecordingError,
+    Severity,
+    Status,
+)
+from zk0desk.training.thumbnails import thumbnail
+
+__all__ = [
+    "Camera", "CameraMapping", "CheckResult", "Finding", "PolicyNeeds", "Recording", "RecordingError", "Severity", "Status",
+    "find_recordings", "fit_together", "map_cameras", "policy_needs", "quick_check", "read_recording", "standard_folders", "thumbnail",
+]  # fmt: skip
+
+MAX_DEPTH = 5
+"""How deep below a given folder a recording is looked for."""
+MAX_FOLDERS = 20_000
+"""How many folders are looked at; a whole disk is no place to search."""
+
+
+def standard_folders() -> list[Path]:
+    """Where LeRobot keeps recordings itself: `HF_LEROBOT_HOME` and the Hub's cache below it."""
+    cache = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+    return [Path(os.environ.get("HF_LEROBOT_HOME", cache / "lerobot")).expanduser()]
+
+
+def find_recordings(folders: Iterable[Path], *, standard: bool = True) -> list[Path]:
+    """The recordings in `folders` and, with `standard`, where LeRobot keeps its own: folders that hold meta/info.json.
+
+    A link is followed once, and nothing is looked for inside a recording. Folders that cannot be read are passed over.
+    """
+    found: list[Path] = []
+    seen: set[tuple[int, int]] = set()
+    for start in [*folders, *(standard_folders() if standard else [])]:
+        for path in _search(Path(start).expanduser(), 0, seen):
+            if path not in found:
+                found.append(path)
+    return found
+
+
+def _search(folder: Path, depth: int, seen: set[tuple[int, int]]) -> Iterator[Path]:
+    try:
+        stat = folder.stat()
+        if (stat.st_dev, stat.st_ino) in seen or len(seen) > MAX_FOLDERS or not folder.is_dir():
+            return
+        seen.add((stat.st_dev, stat.st_ino))
+        if (folder / "meta" / "info.json").is_file():
+            yield folder
+            return
+        below = sorted(entry.path for entry in os.scandir(folder) if entry.is_dir() and entry.name not in ("blobs", "refs", ".git"))
+    except (OSError, ValueError):
+        return
+    if depth < MAX_DEPTH:
+        for path in below:
+            yield from _search(Path(path), depth + 1, seen)
+
+
+def read_recording(path: Path) -> Recording:
+    """The recording in `path` as it describes itself, without looking at its data. `RecordingError` where it cannot be read."""
+    path = Path(path).expanduser()
+    return describe(path, read_info(path))
+
+
+def policy_needs(folder: Path) -> PolicyNeeds:
+    """What the policy in `folder` asks of a recording, from its config.json. `RecordingError` when that cannot be read."""
+    path = Path(folder).expanduser() / "config.json"
+    default = PolicyNeeds()
+    try:
+        with path.open("rb") as file:
+            config = parse_json(file.read(2**22))
+        features = config.get("input_features") or {}
+        slots = tuple(key for key, value in features.items() if str(value.get("type")).upper() == "VISUAL")
+        numbers = [int(config.get(key, at)) for key, at in (("max_state_dim", 32), ("max_action_dim", 32), ("chunk_size", 50))]
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise RecordingError(
+            f"{path} cannot be read.", f"{error}.", "Choose a SmolVLA policy's folder: it holds config.json.", code="policy-unreadable"
+        ) from error
+    return PolicyNeeds(numbers[0], numbers[1], slots or default.camera_slots, numbers[2])
