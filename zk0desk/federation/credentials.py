@@ -75,13 +75,14 @@ class NodeKey:
 
     @classmethod
     def from_pem(cls, pem: bytes) -> NodeKey:
-        """The key in `pem`; ValueError when it holds no P-384 private key. The error never quotes the text."""
+        """The key in `pem` (PKCS 8 or OpenSSH); ValueError when it holds no P-384 private key. The error never quotes the text."""
         from cryptography.exceptions import UnsupportedAlgorithm
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric import ec
 
+        load = serialization.load_ssh_private_key if b"BEGIN OPENSSH" in pem else serialization.load_pem_private_key
         try:
-            key = serialization.load_pem_private_key(pem, password=None)
+            key = load(pem, password=None)
         except (ValueError, TypeError, UnsupportedAlgorithm):
             raise ValueError("it holds no private key that can be read") from None
         if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP384R1):
@@ -89,10 +90,10 @@ class NodeKey:
         return cls(key)
 
     def to_pem(self) -> bytes:
-        """The private key, unencrypted. For the keyring and the key's file only."""
+        """The private key, unencrypted, as OpenSSH writes it: a stock `flower-supernode` reads the same file. For keyring and file only."""
         from cryptography.hazmat.primitives import serialization
 
-        return self.private_key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        return self.private_key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption())
 
 
 def load_or_make_key(federation: Federation) -> NodeKey:
