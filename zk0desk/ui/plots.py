@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyqtgraph as pg
 from PySide6.QtCore import QEvent, QPointF, QRectF, QSize, Qt, Signal
-from PySide6.QtGui import QFont, QFontMetricsF, QKeyEvent, QPainter, QShowEvent
+from PySide6.QtGui import QFont, QFontMetricsF, QKeyEvent, QPainter, QPaintEvent, QShowEvent
 from PySide6.QtWidgets import QWidget
 
 from zk0desk.ui import theme
@@ -67,6 +67,8 @@ class Plot(pg.PlotWidget):
         super().__init__(axisItems=axes)
         self.setAccessibleName(name)
         self._axes = axes
+        self.cost = 0.0
+        """Seconds that painting took last time."""
         self.setFrameShape(self.Shape.NoFrame)
         item = self.getPlotItem()
         item.hideButtons()
@@ -77,6 +79,12 @@ class Plot(pg.PlotWidget):
         item.showGrid(x=False, y=True, alpha=0.12)
         self.setMinimumHeight(86)
         theme.signals.changed.connect(self.recolour)
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        """Paint, and measure it."""
+        began = time.perf_counter()
+        super().paintEvent(event)
+        self.cost = time.perf_counter() - began
 
     def sizeHint(self) -> QSize:
         """Small: the page's layout decides."""

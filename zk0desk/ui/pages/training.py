@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 REFRESH_MS = 160
 """The plots are drawn at most six times a second."""
+PATIENCE = 25
+"""Painting takes at most one part in so many of the window's time: on a busy computer the plots are drawn less often."""
 
 
 def legend(sign: QWidget, words: str) -> QHBoxLayout:
@@ -220,6 +222,8 @@ class TrainingPage(QWidget):
             self._layers.setCurrentIndex(int(known))
         self.plot.draw()
         self.round_plot.draw()
+        busy = round(1000 * PATIENCE * (self.plot.cost + self.round_plot.cost))
+        self._timer.setInterval(min(max(REFRESH_MS, busy), 1000))
         self._ticks += 1
         if self._ticks % 3 == 1:  # figures that change faster cannot be read
             self._numbers()
