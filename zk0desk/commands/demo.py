@@ -29,7 +29,7 @@ def demo(
         typer.Option(help="Train on this recording instead; repeat it. The last of several is held out.", show_default=False),
     ] = None,
     keep: Annotated[Path | None, typer.Option(help="Keep everything that the demo makes in this folder.", show_default=False)] = None,
-    lr: Annotated[float, typer.Option(min=0, max=0.1, help="Learning rate; with 0 nothing is learned.")] = 2e-3,
+    lr: Annotated[float, typer.Option(min=0, max=0.1, help="Learning rate; with 0 nothing is learned.")] = 3e-3,
 ) -> int:
     """Run a whole federation on this computer and watch it learn.
 

@@ -47,8 +47,8 @@ class DemoPlan:
     seed: int = 0
     recordings: tuple[Path, ...] = ()
     keep: Path | None = None
-    lr: float = 2e-3
-    steps: int = 40
+    lr: float = 3e-3
+    steps: int = 30
     batch_size: int = 16
 
 
