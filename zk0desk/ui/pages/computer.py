@@ -1,0 +1,221 @@
+"""This computer: does the policy train here, and if not, why and what to do. And which policy that is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PySide6.QtCore import QTimer
+from PySide6.QtGui import QGuiApplication, QShowEvent
+from PySide6.QtWidgets import QFileDialog, QHBoxLayout, QVBoxLayout, QWidget
+
+from zk0desk.errors import OperatorError
+from zk0desk.ui import theme
+from zk0desk.ui.background import in_background
+from zk0desk.ui.model import AppModel
+from zk0desk.ui.widgets import (
+    Badge,
+    Card,
+    FindingRow,
+    KeyValueGrid,
+    LinkButton,
+    PageHeader,
+    PrimaryButton,
+    SecondaryButton,
+    Text,
+    scrolled,
+)  # fmt: skip
+
+if TYPE_CHECKING:
+    from zk0desk.training.hardware import Computer, Verdict
+    from zk0desk.training.policy_files import PolicyFiles
+
+ANSWERS = {"ok": ("ok", "Ready"), "limits": ("warning", "With limits"), "no": ("error", "Not here")}
+
+
+class ComputerPage(QWidget):
+    """What was seen of this computer, the verdict, and the base policy."""
+
+    page_id, title, icon_name = "computer", "This computer", "desktop-classic"
+
+    def __init__(self, model: AppModel) -> None:
+        super().__init__()
+        self.model = model
+        self.computer: Computer | None = None
+        self.verdict: Verdict | None = None
+        self.files: PolicyFiles | None = None
+        self._looked = False
+        self._policy: Path | None = None
+        content = QWidget()
+        column = QVBoxLayout(content)
+        column.setContentsMargins(22, theme.SPACE_4, 20, theme.SPACE_4)
+        column.setSpacing(theme.SPACE_3)
+        self.header = PageHeader("This computer", "Looking at this computer…")
+        self.go_on = PrimaryButton("&Continue: federation", "arrow-right", lambda: model.showPage.emit("federation"))
+        self.header.actions.addWidget(self.go_on)
+        column.addWidget(self.header)
+
+        policy = Card("Base policy")
+        self.policy_badge = Badge("muted", "Not chosen")
+        policy.header.addWidget(self.policy_badge)
+        policy.header.addStretch(1)
+        self.choose = SecondaryButton("Choose a &folder", "folder-open-outline", self._choose)
+        policy.header.addWidget(self.choose)
+        self.policy_text = Text("", "muted")
+        self.policy_grid = KeyValueGrid()
+        policy.body.addWidget(self.policy_text)
+        policy.body.addWidget(self.policy_grid)
+        column.addWidget(policy)
+
+        self.findings = Card("Can it train here?")
+        self.badge = Badge("muted", "Looking…")
+        self.findings.header.addWidget(self.badge)
+        self.findings.header.addStretch(1)
+        self._rows = QVBoxLayout()
+        self.findings.body.addLayout(self._rows)
+        column.addWidget(self.findings)
+
+        seen = Card("What is here")
+        self.again = LinkButton("Check &again", "refresh", self.look)
+        self.copy = LinkButton("C&opy as text", "content-copy", self._copy)
+        seen.header.addStretch(1)
+        seen.header.addWidget(self.copy)
+        seen.header.addWidget(self.again)
+        self.grid = KeyValueGrid()
+        seen.body.addWidget(self.grid)
+        column.addWidget(seen)
+        column.addStretch(1)
+        outer = QHBoxLayout(self)
+        outer.setContentsMargins(0, 0, 0, 0)
+        outer.addWidget(scrolled(content))
+        model.settingsChanged.connect(self._settings_changed)
+
+    def showEvent(self, event: QShowEvent) -> None:
+        super().showEvent(event)
+        if not self._looked:
+            self._looked = True
+            QTimer.singleShot(0, self, self.look)
+
+    # --- looking
+
+    def _policy_folder(self) -> Path | None:
+        try:
+            return self.model.settings.policy.folder
+        except OperatorError as error:
+            self.header.set_answer(str(error))
+            return None
+
+    def _settings_changed(self) -> None:
+        if self._looked and self._policy_folder() != self._policy:
+            self.look()
+
+    def look(self) -> None:
+        """Look at the computer and the policy in the background."""
+        self.header.set_answer("Looking at this computer…")
+        self.again.setEnabled(False)
+        self._policy = folder = self._policy_folder()
+
+        def seen() -> tuple[Computer, Verdict, PolicyFiles | None, OperatorError | None]:
+            from zk0desk.training.hardware import inspect_computer, verdict
+
+            computer, files, trouble = inspect_computer(), None, None
+            if folder is not None:
+                from zk0desk.training.policy_files import read_policy
+
+                try:
+                    files = read_policy(folder)
+                except OperatorError as error:
+                    trouble = error
+            size = (files.parameters, files.trainable_parameters) if files else ()
+            return computer, verdict(computer, *size), files, trouble
+
+        in_background(self, seen, lambda answer: self._show(*answer), self._failed)
+
+    def _failed(self, error: OperatorError) -> None:
+        self.again.setEnabled(True)
+        self.header.set_answer(str(error))
+
+    def _show(self, computer: Computer, answer: Verdict, files: PolicyFiles | None, trouble: OperatorError | None) -> None:
+        self.computer, self.verdict, self.files = computer, answer, files
+        self.again.setEnabled(True)
+        self.header.set_answer(answer.sentence)
+        self.badge.set(*ANSWERS[answer.answer])
+        while self._rows.count():
+            item = self._rows.takeAt(0)
+            if item is not None and (widget := item.widget()) is not None:
+                widget.hide()
+                widget.deleteLater()
+        for finding in answer.findings:
+            self._rows.addWidget(FindingRow(finding))
+        if not answer.findings:
+            self._rows.addWidget(FindingRow(_Fine(answer.sentence)))
+        self.grid.set_rows(self.rows())
+        self._show_policy(files, trouble)
+        self.go_on.setEnabled(answer.answer != "no" and files is not None)
+
+    def rows(self) -> list[tuple[str, str]]:
+        """What was seen, as names and values."""
+        from zk0desk.training.hardware import gigabytes
+
+        computer, answer = self.computer, self.verdict
+        if computer is None or answer is None:
+            return []
+        rows = [("Processor", f"{computer.cpu}, {computer.cores} cores"), ("Instructions", ", ".join(computer.instructions) or "not told")]
+        for gpu in computer.gpus:
+            driver = f", driver {gpu.driver}" if gpu.driver else ""
+            rows.append(("GPU", f"{gpu.name}, {gigabytes(gpu.memory_free)} of {gigabytes(gpu.memory)} free{driver}"))
+        if not computer.gpus:
+            rows.append(("GPU", "none that can train"))
+        free = f"{gigabytes(computer.memory_free)} of {gigabytes(computer.memory)} free"
+        rows += [
+            ("Memory", f"{free}; training takes about {gigabytes(answer.memory_needed)}"),
+            ("Disk", f"{gigabytes(computer.disk_free)} free"),
+            ("System", computer.system),
+            ("Keyring", computer.keyring),
+            ("Versions", ", ".join(f"{name} {version or 'not installed'}" for name, version in computer.versions.items())),
+        ]
+        return rows
+
+    # --- the policy
+
+    def _show_policy(self, files: PolicyFiles | None, trouble: OperatorError | None) -> None:
+        self.policy_text.setVisible(files is None)
+        self.policy_grid.setVisible(files is not None)
+        if files is None:
+            self.policy_badge.set(*(("error", "Cannot be used") if trouble else ("muted", "Not chosen")))
+            hint = "Training begins from a SmolVLA policy. Choose its folder, the one that holds config.json and model.safetensors."
+            self.policy_text.setText(str(trouble) if trouble else hint)
+            return
+        self.policy_badge.set("ok", "Ready")
+        self.policy_grid.set_rows([
+            ("Folder", str(files.folder)),
+            ("Size", f"{files.parameters:,} parameters, {files.trainable_parameters:,} of them train"),
+            ("Id", files.policy_id),
+            ("Frozen part", f"SHA-256 {files.backbone_sha256}"),
+            ("Layout", f"SHA-256 {files.layout.sha256}"),
+        ])  # fmt: skip
+
+    def _choose(self) -> None:
+        folder = QFileDialog.getExistingDirectory(self, "Choose the base policy's folder")
+        if folder:
+            self.set_policy(Path(folder))
+
+    def set_policy(self, folder: Path) -> None:
+        """Take the policy in `folder` as the base."""
+        try:
+            settings = self.model.settings
+            policy = settings.policy.model_copy(update={"folder": folder})
+            self.model.update_settings(settings.model_copy(update={"policy": policy}))
+        except (OperatorError, OSError) as error:
+            self.header.set_answer(str(error))
+
+    def _copy(self) -> None:
+        answer = self.verdict.sentence if self.verdict else ""
+        QGuiApplication.clipboard().setText("\n".join([answer, *(f"{name}: {value}" for name, value in self.rows())]))
+
+
+class _Fine:
+    severity, why, remedy = "ok", "", ""
+
+    def __init__(self, what: str) -> None:
+        self.what: Any = what
