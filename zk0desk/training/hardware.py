@@ -30,7 +30,7 @@ LIBRARIES = 1.5e9
 """Bytes that torch, LeRobot and their data take in memory."""
 ENGINE = ("torch", "lerobot", "flwr")
 PROBE_LIMIT_S = 120
-INSTRUCTIONS = ("sse4_2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_tile", "asimd", "bf16", "sve")
+INSTRUCTIONS = ("sse4_2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "asimd", "bf16", "sve")
 """Of a processor, those that decide how fast torch is."""
 
 Answer = Literal["ok", "limits", "no"]
