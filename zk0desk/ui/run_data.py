@@ -153,7 +153,7 @@ class Smoothed(Track):
         """What to draw: means change little from step to step, so every n-th is enough."""
         begin, end = max(0, math.floor(first) - 1), min(len(self), math.ceil(last) + 2)
         stride = max(1, (end - begin) // points)
-        x = np.arange(begin - begin % stride, max(begin, end), stride)
+        x: np.ndarray = np.arange(begin - begin % stride, max(begin, end), stride)
         if len(x) and x[-1] != end - 1:
             x = np.append(x, end - 1)
         return x.astype(np.float64), self.values[x]

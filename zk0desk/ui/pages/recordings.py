@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PySide6.QtCore import QSize, Qt, QTimer, QUrl
-from PySide6.QtGui import QDesktopServices, QDragEnterEvent, QDropEvent, QImage, QKeyEvent, QMouseEvent, QPixmap, QShowEvent
+from PySide6.QtCore import QRect, QSize, Qt, QTimer, QUrl
+from PySide6.QtGui import (
+    QColor,
+    QDesktopServices,
+    QDragEnterEvent,
+    QDropEvent,
+    QImage,
+    QKeyEvent,
+    QMouseEvent,
+    QPainter,
+    QPaintEvent,
+    QPixmap,
+    QShowEvent,
+)
 from PySide6.QtWidgets import (
-    QCheckBox,
     QComboBox,
     QFileDialog,
     QGridLayout,
@@ -24,7 +36,9 @@ from PySide6.QtWidgets import (
 from zk0desk.errors import OperatorError
 from zk0desk.ui import theme
 from zk0desk.ui.background import in_background
+from zk0desk.ui.icons import icon
 from zk0desk.ui.model import AppModel
+from zk0desk.ui.pages.tick_box import TickBox
 from zk0desk.ui.widgets import (
     Badge,
     Banner,
@@ -86,8 +100,21 @@ class _Picture(QLabel):
         self._size = size
         self.setFixedSize(size)
         self.setAlignment(Qt.AlignmentFlag.AlignCenter)
-        self.setProperty("zk", "picture")
         self.setAccessibleName(name)
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        if self.pixmap().isNull():
+            painter = QPainter(self)
+            painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+            painter.setPen(Qt.PenStyle.NoPen)
+            painter.setBrush(QColor(theme.color("border")))
+            painter.drawRoundedRect(self.rect(), 4, 4)
+            side = min(24, self.height() // 2)
+            where = QRect(0, 0, side, side)
+            where.moveCenter(self.rect().center())
+            icon("image-off-outline", "muted").paint(painter, where)
+            painter.end()
+        super().paintEvent(event)
 
     def show_frame(self, frame: Any) -> None:
         """`frame`: H x W x 3, uint8."""
@@ -115,7 +142,7 @@ class RecordingCard(Card):
         self.words = f"{name} {recording.robot if recording else ''} {' '.join(recording.tasks) if recording else ''}".lower()
         row = QHBoxLayout()
         row.setSpacing(theme.SPACE_3)
-        self.box = QCheckBox()
+        self.box = TickBox()
         self.box.setAccessibleName(f"Train on {name}")
         self.box.setChecked(chosen)
         self.box.setEnabled(result.status == "ok" or chosen)
@@ -128,14 +155,14 @@ class RecordingCard(Card):
         texts.addWidget(ElidedLabel(name, "bold"))
         if recording:
             facts = [recording.robot or "robot not named", f"{recording.episodes} episodes", duration(recording.duration)]
-            if result.status == "repairable":
+            if result.status == "repairable" and recording.version != "v3.0":
                 facts[2] = f"format {recording.version}"
             texts.addWidget(ElidedLabel(" · ".join(facts), "caption"))
         else:
             texts.addWidget(ElidedLabel(str(result.path.parent), "caption"))
         kind, words = verdict(result)
         self.badge = Badge(kind, words)
-        texts.addWidget(self.badge)
+        texts.addWidget(self.badge, 0, Qt.AlignmentFlag.AlignLeft)  # else the badge's own width would limit the column's
         row.addLayout(texts, 1)
         self.body.addLayout(row)
         self.setAccessibleName(f"{name}: {words}")
@@ -272,7 +299,7 @@ class RecordingsPage(QWidget):
             except OperatorError:
                 needs = PolicyNeeds()
             found = list(find_recordings(added))
-            return found + [path for path in chosen if path not in found], needs
+            return chosen + [path for path in found if path not in chosen], needs
 
         in_background(self, find, lambda answer: self._found(turn, *answer), self._say)
 
@@ -351,11 +378,12 @@ class RecordingsPage(QWidget):
 
     def _rebuild(self) -> None:
         chosen = self._chosen()
+        # What is gone, or is found to be different now, gets another card.
         for path in [path for path in self.cards if path not in self.results or self.cards[path].result != self.results[path]]:
             self.cards.pop(path).deleteLater()
         for path, result in self.results.items():
             if path not in self.cards:
-                card = RecordingCard(result, path in chosen, lambda p=path: self.show_recording(p), lambda on, p=path: self._choose(p, on))
+                card = RecordingCard(result, path in chosen, partial(self.show_recording, path), partial(self._choose, path))
                 self.cards[path] = card
                 self._list.insertWidget(self._list.count() - 1, card)
                 self._fetch(path, card.picture, 0, 160)
@@ -447,6 +475,7 @@ class RecordingsPage(QWidget):
         row = QHBoxLayout(head)
         row.setContentsMargins(0, 0, 0, 0)
         row.addWidget(Heading(recording.name if recording else path.name, 2))
+        row.addSpacing(theme.SPACE_1)
         row.addWidget(Badge(*verdict(result)))
         row.addStretch(1)
         row.addWidget(LinkButton("Show in &folder", "", lambda: QDesktopServices.openUrl(QUrl.fromLocalFile(str(path)))))
