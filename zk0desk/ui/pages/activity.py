@@ -47,6 +47,12 @@ def _when(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 class Rows(QAbstractTableModel):
     """Rows of text under `columns`; `items` holds what each row stands for."""
 
@@ -151,6 +157,7 @@ class ActivityPage(QWidget):
         header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
         header.setSectionResizeMode(stretch, QHeaderView.ResizeMode.Stretch)
         header.setHighlightSections(False)
+        header.setDefaultAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter)
         view.selectionModel().selectionChanged.connect(lambda *_: self._show_details())
         return view
 
@@ -240,7 +247,7 @@ class ActivityPage(QWidget):
             shown = [(key, str(value)) for key, value in data.items() if key not in ("event", "time") and value not in ("", None)]
         else:
             self.details_title.setText(f"{item.kind}, {'left' if item.direction == 'sent' else 'came'} {_when(item.time)}")
-            contents = "; ".join(f"{key}: {value if isinstance(value, str) else json.dumps(value)}" for key, value in item.contents.items())
+            contents = "; ".join(f"{key}: {_shown(value)}" for key, value in (item.contents or {}).items())
             shown = [
                 ("With", item.peer),
                 ("Bytes", f"{item.bytes:,}"),

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from PySide6.QtCore import Qt
 from PySide6.QtGui import QDragEnterEvent, QDropEvent, QGuiApplication, QShowEvent
-from PySide6.QtWidgets import QCheckBox, QDialog, QFileDialog, QHBoxLayout, QPlainTextEdit, QStackedLayout, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QDialog, QFileDialog, QHBoxLayout, QPlainTextEdit, QStackedLayout, QVBoxLayout, QWidget
 
 from zk0desk.errors import OperatorError
 from zk0desk.federation.node_state import RUNNING, SENTENCES, NodeState
@@ -15,6 +16,7 @@ from zk0desk.ui import theme
 from zk0desk.ui.background import in_background
 from zk0desk.ui.model import AppModel
 from zk0desk.ui.pages.steps import Stepper, invitation_of, steps_of
+from zk0desk.ui.pages.tick_box import TickBox
 from zk0desk.ui.widgets import (
     Banner,
     Caption,
@@ -41,9 +43,21 @@ def _bullets(card: Card, sentences: list[str]) -> None:
     for sentence in sentences:
         row = QHBoxLayout()
         row.setSpacing(theme.SPACE_2)
-        row.addWidget(Text("•", "muted", wrap=False))
+        row.addWidget(Text("•", "muted", wrap=False), 0, Qt.AlignmentFlag.AlignTop)
         row.addWidget(Text(sentence), 1)
         card.body.addLayout(row)
+
+
+def _parameters(count: int) -> str:
+    return f"{count / 1e6:.3g} M" if count >= 1e5 else f"{count:,}"
+
+
+def _counted(count: float, what: str) -> str:
+    return f"{count:g} {what}" if count != 1 else f"1 {what.removesuffix('s')}"
+
+
+def _length(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def _megabytes(count: float) -> str:
@@ -156,18 +170,18 @@ class FederationPage(QWidget):
         column.addLayout(lists)
         self.remains = Text("", "muted")
         column.addWidget(self.remains)
+        self.agree = TickBox("I have the right to train on these recordings, and the federation may use what was &learned")
+        self.agree.toggled.connect(lambda _on: self._enable())
+        column.addWidget(self.agree)
         last = QHBoxLayout()
         last.setSpacing(theme.SPACE_3)
-        self.agree = QCheckBox("I have the right to train on these recordings, and the federation may use what was &learned")
-        self.agree.toggled.connect(lambda _on: self._enable())
-        last.addWidget(self.agree, 1)
+        self.blocked = Caption("")
+        last.addWidget(self.blocked, 1)
         self.join = PrimaryButton("&Join the federation", "lan-connect", self._join)
         self.leave = DangerButton("Lea&ve the federation", "lan-disconnect", self.model.stop_now)
         last.addWidget(self.join)
         last.addWidget(self.leave)
         column.addLayout(last)
-        self.blocked = Caption("")
-        column.addWidget(self.blocked)
         column.addStretch(1)
         self._lists_filled = ""
         return widget
@@ -301,7 +315,8 @@ class FederationPage(QWidget):
             self._find_key(settings)
 
     def _show_facts(self, invitation: Invitation) -> None:
-        work = f"{invitation.local_steps} steps" if invitation.local_steps else f"{invitation.local_epochs:g} epochs"
+        steps = invitation.local_steps
+        work = _counted(steps, "steps") if steps else _counted(invitation.local_epochs, "epochs")
         per_round = invitation.trainable_parameters * (4 + (2 if invitation.encoding == "fp16" else 4))
         admitted = "admitted at once by the invitation's code" if invitation.admission == "open" else "to be admitted by the coordinator"
         contact = f", contact {invitation.contact}" if invitation.contact else ""
@@ -312,10 +327,14 @@ class FederationPage(QWidget):
             ("Address", f"{invitation.address}, certificate {certificate}…"),
             (
                 "Policy",
-                f"{invitation.policy_name or invitation.policy_id}: {invitation.trainable_parameters / 1e6:.3g} M of "
-                f"{invitation.parameters / 1e6:.3g} M parameters train; id {invitation.policy_id}",
+                f"{invitation.policy_name or invitation.policy_id}: {_parameters(invitation.trainable_parameters)} of "
+                f"{_parameters(invitation.parameters)} parameters train; id {invitation.policy_id}",
             ),
-            ("Plan", f"{invitation.rounds} rounds of {work}, batch {invitation.batch_size}; {invitation.deadline_s / 60:.0f} min a round"),
+            (
+                "Plan",
+                f"{_counted(invitation.rounds, 'rounds')} of {work}, batch {invitation.batch_size}; "
+                f"at most {_length(invitation.deadline_s)} a round",
+            ),
             ("Traffic", f"about {_megabytes(per_round)} a round, {_megabytes(per_round * invitation.rounds)} for the run"),
             ("Your node", f"key {self._key_known}, {admitted}" if self._key_known else f"its key is made when you join; {admitted}"),
         ])  # fmt: skip
@@ -337,7 +356,9 @@ class FederationPage(QWidget):
                 if item is not None and (widget := item.widget()) is not None:
                     widget.deleteLater()
         _bullets(self.leaves_card, leaves(invitation))
-        self.leaves_card.body.addWidget(LinkButton("&See an example", "eye-outline", lambda: self._example(invitation)))
+        self.leaves_card.body.addWidget(
+            LinkButton("&See an example", "eye-outline", lambda: self._example(invitation)), 0, Qt.AlignmentFlag.AlignLeft
+        )
         self.leaves_card.body.addStretch(1)
         _bullets(self.never_card, [*never_leaves(), "Code from the server is never run here: only the zk0desk that you installed."])
         self.never_card.body.addStretch(1)
@@ -353,7 +374,7 @@ class FederationPage(QWidget):
             missing.append("Read the two lists and tick the box.")
         self.join.setEnabled(not missing and not self.model.running)
         self.blocked.setText(" ".join(missing))
-        self.blocked.setVisible(bool(missing) and not self.model.running)
+        self.blocked.setVisible(not self.model.running)
 
     # --- what its buttons do
 

@@ -6,14 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
-from PySide6.QtCore import QTimer
-from PySide6.QtGui import QDesktopServices, QShowEvent
+from PySide6.QtCore import Qt, QTimer
+from PySide6.QtGui import QDesktopServices, QShowEvent, QWheelEvent
 from PySide6.QtWidgets import QCheckBox, QComboBox, QFileDialog, QHBoxLayout, QLineEdit, QVBoxLayout, QWidget
 
 from zk0desk import folders
 from zk0desk.errors import OperatorError
 from zk0desk.ui import theme
 from zk0desk.ui.model import AppModel
+from zk0desk.ui.pages.tick_box import TickBox
 from zk0desk.ui.widgets import Banner, Caption, Card, LinkButton, PageHeader, SecondaryButton, Text, scrolled
 
 if TYPE_CHECKING:
@@ -33,6 +34,21 @@ NAMES = {
 }
 ELSEWHERE = {("recordings", "chosen"), ("federation", "consent")}
 """Set on their own pages: chosen recordings on Recordings, the consent on Federation."""
+
+
+class _Choice(QComboBox):
+    """Turning the wheel over it scrolls the page; it changes the choice only where the person is at it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.setMinimumHeight(30)
+
+    def wheelEvent(self, event: QWheelEvent) -> None:
+        if self.hasFocus():
+            super().wheelEvent(event)
+        else:
+            event.ignore()
 
 
 class SettingField(QWidget):
@@ -72,17 +88,18 @@ class SettingField(QWidget):
 
     def _control(self, info: FieldInfo, value: Any) -> QWidget:
         if get_origin(info.annotation) is Literal:
-            combo = QComboBox()
+            combo = _Choice()
             combo.addItems([str(choice) for choice in get_args(info.annotation)])
             combo.setCurrentText(str(value))
             combo.currentTextChanged.connect(lambda _text: self._changed())
             return combo
         if info.annotation is bool:
-            box = QCheckBox("Yes")
+            box = TickBox("Yes")
             box.setChecked(bool(value))
             box.toggled.connect(lambda _on: self._changed())
             return box
         line = QLineEdit(self._as_text(value))
+        line.setCursorPosition(0)
         self._many = isinstance(value, tuple)
         if self._many:
             line.setPlaceholderText("Folders, separated by semicolons")
@@ -121,6 +138,7 @@ class SettingField(QWidget):
             control.setChecked(bool(value))
         elif isinstance(control, QLineEdit):
             control.setText(self._as_text(value))
+            control.setCursorPosition(0)
         control.blockSignals(False)
 
     def show_problem(self, sentence: str) -> None:
@@ -249,9 +267,7 @@ class SettingsPage(QWidget):
                     problems[place[0], place[1]] = f"{each['msg']}. The value before is kept."
         for key, field in self.fields.items():
             field.show_problem(problems.get(key, ""))
-        self.header.set_answer(
-            f"{len(problems)} values cannot be used and are not kept." if problems else "Changes are kept as you make them."
-        )
+        self.header.set_answer(_refused(len(problems)) if problems else "Changes are kept as you make them.")
         return found
 
     def save(self) -> None:
@@ -270,6 +286,10 @@ class SettingsPage(QWidget):
         if self._timer.isActive():
             self.save()
         super().hideEvent(event)
+
+
+def _refused(count: int) -> str:
+    return "One value cannot be used and is not kept." if count == 1 else f"{count} values cannot be used and are not kept."
 
 
 def _open(path: Path) -> None:

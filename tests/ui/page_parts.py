@@ -1,0 +1,24 @@
+"""What the pages' tests share: waiting for the background, and dropping things on a page."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import QMimeData, QPointF, Qt, QThreadPool
+from PySide6.QtGui import QDropEvent
+from PySide6.QtWidgets import QLabel, QWidget
+
+
+def settle(qtbot) -> None:
+    """Let the work in the background end and its answers arrive."""
+    assert QThreadPool.globalInstance().waitForDone(30_000)
+    qtbot.wait(1)
+
+
+def words(widget: QWidget) -> str:
+    """All text that can be seen in `widget`."""
+    return "\n".join(label.text() for label in widget.findChildren(QLabel) if label.isVisible())
+
+
+def drop(widget: QWidget, data: QMimeData) -> None:
+    """Drop `data` on `widget`, as the desktop does."""
+    copy, left, none = Qt.DropAction.CopyAction, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
+    widget.dropEvent(QDropEvent(QPointF(5, 5), copy, data, left, none))

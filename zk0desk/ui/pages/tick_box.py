@@ -1,0 +1,31 @@
+"""A check box whose frame can be seen on a dark surface too."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import QRectF, Qt
+from PySide6.QtGui import QColor, QPainter, QPaintEvent, QPen
+from PySide6.QtWidgets import QCheckBox, QStyle, QStyleOptionButton
+
+from zk0desk.ui import theme
+from zk0desk.ui.icons import icon
+
+
+class TickBox(QCheckBox):
+    """Fusion draws the frame darker than its surroundings, which is invisible in the dark; here it has the theme's control border."""
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        super().paintEvent(event)
+        option = QStyleOptionButton()
+        self.initStyleOption(option)
+        box = self.style().subElementRect(QStyle.SubElement.SE_CheckBoxIndicator, option, self)
+        painter = QPainter(self)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        if not self.isEnabled():
+            painter.setOpacity(0.45)
+        on = self.isChecked()
+        frame = "accent" if on or self.hasFocus() else "control"
+        painter.setPen(QPen(QColor(theme.color(frame)), 2.0 if self.hasFocus() else 1.2))
+        painter.setBrush(QColor(theme.color("accent" if on else "surface")))
+        painter.drawRoundedRect(QRectF(box).adjusted(0.5, 0.5, -0.5, -0.5), 3, 3)
+        if on:
+            icon("check-bold", "on-accent").paint(painter, box.adjusted(1, 1, -1, -1), Qt.AlignmentFlag.AlignCenter)
