@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QMimeData, QPointF, Qt, QThreadPool
+from PySide6.QtCore import QCoreApplication, QMimeData, QPointF, Qt, QThreadPool
 from PySide6.QtGui import QDropEvent
 from PySide6.QtWidgets import QLabel, QWidget
 
@@ -14,7 +14,8 @@ def settle(qtbot) -> None:
 
 
 def words(widget: QWidget) -> str:
-    """All text that can be seen in `widget`."""
+    """All text that can be seen in `widget`, once what was just put there is shown."""
+    QCoreApplication.processEvents()
     return "\n".join(label.text() for label in widget.findChildren(QLabel) if label.isVisible())
 
 

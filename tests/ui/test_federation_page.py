@@ -94,7 +94,11 @@ def test_an_invitation_is_dropped_as_a_file_and_as_text(page: FederationPage, in
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
-    [("https://example.org", "This is not an invitation."), ("zk0desk:join?abc", "This invitation is damaged."), ("zk0desk:join?", "empty")],
+    [
+        ("https://example.org", "This is not an invitation."),
+        ("zk0desk:join?abc", "This invitation is damaged."),
+        ("zk0desk:join?", "This invitation is empty."),
+    ],
 )
 def test_a_bad_invitation_is_told_and_not_kept(page: FederationPage, text: str, sentence: str) -> None:
     page.take(text)

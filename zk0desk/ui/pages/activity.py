@@ -194,18 +194,19 @@ class ActivityPage(QWidget):
         self._busy = False
         self.banner.hide()
         text, ledger, log = found
-        self.ledger_rows.replace(
+        self._replace(
+            self.ledger_view,
             [
                 (_when(e.time), "left" if e.direction == "sent" else "came", e.kind, e.run, str(e.round or ""), _size(e.bytes), e.outcome)
                 for e in ledger
             ],
             ledger,
         )
-        self.log_rows.replace([(_when(line["time"]), line["text"] or line["event"]) for line in log], log)
+        self._replace(self.log_view, [(_when(line["time"]), line["text"] or line["event"]) for line in log], log)
         sent = sum(entry.bytes for entry in ledger if entry.direction == "sent")
         left = sum(entry.direction == "sent" for entry in ledger)
         if ledger:
-            answer = f"{left} messages left this computer, {_size(sent)} in all; {len(ledger) - left} came."
+            answer = f"{left} message{'' if left == 1 else 's'} left this computer, {_size(sent)} in all; {len(ledger) - left} came."
         else:
             answer = "Nothing fits the search." if text else "Nothing has left this computer."
         self.header.set_answer(answer)
@@ -213,6 +214,18 @@ class ActivityPage(QWidget):
         self._choose_table(searching=bool(text))
         if text != self.search.text():
             self.refresh()
+
+    def _replace(self, view: QTableView, rows: list[tuple[str, ...]], items: list[Any]) -> None:
+        """Show `rows`; what was chosen stays chosen where it is still there."""
+        model = view.model()
+        assert isinstance(model, Rows)
+        selected = view.selectionModel().selectedRows()
+        chosen = model.items[selected[0].row()] if selected else None
+        if model.replace(rows, items):
+            if chosen in items:
+                view.selectRow(items.index(chosen))
+            else:
+                self._show_details()
 
     def _rows(self) -> Rows:
         return self.log_rows if self._tab else self.ledger_rows
