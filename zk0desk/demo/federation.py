@@ -93,8 +93,11 @@ class DemoFederation:
 
         plan = self.plan
         self._tell("making", "The demo makes its policy and its recordings.", "A small simulated arm, filmed; another task for each node.")
-        generated = 0 if plan.recordings else plan.nodes
-        self._guard.start("prepare", ["-m", "zk0desk.demo.prepare", str(self.folder), str(generated), str(plan.seed)], ONE_THREAD)
+        numbers = [] if plan.recordings else [str(number) for number in range(1, plan.nodes + 1)]
+        shared = ["policy"] if plan.recordings else ["policy", "held-out"]
+        self._guard.warm_up(ONE_THREAD)
+        self._prepare("prepare", shared)
+        self._prepare("recordings", numbers)
         # Updates are added in the order of the public keys: handed out in that order, node 1 is always the first.
         keys = sorted((NodeKey.make() for _ in range(plan.nodes)), key=lambda key: key.public_key_bytes)
         trained, held_out = self._recordings()
@@ -103,12 +106,13 @@ class DemoFederation:
             server.nodes().admit(key.public_line)
             _write_private(self._home(number) / "node.key", key.to_pem())
         self._guard.start("server", ["-m", "zk0desk", "server", "start", str(server.path), "--with-parent"], ONE_THREAD)
-        self._until(lambda: "held-out" in self._lines.get("prepare", ()))
-        self._until(lambda: self._serving)
+        self._until(lambda: self._serving and self._made("prepare", shared))
+        self._guard.start("rounds", ["-m", "zk0desk", "server", "run", str(server.path), "--with-parent"], ONE_THREAD)
         invitation = ServerFolder(server.path).invitation()
         from zk0desk.federation.consent import consent_digest
 
         for number in range(1, plan.nodes + 1):
+            self._until(lambda needed=numbers[:number]: self._made("recordings", needed))  # type: ignore[misc]
             chosen = trained[(number - 1) % len(trained)]
             home = self._home(number)
             settings = Settings(
@@ -123,9 +127,8 @@ class DemoFederation:
                 training=Training(device="cpu", precision="fp32", threads=1),
             )
             settings_file.save(settings, home / "config" / "settings.toml")
-        self._guard.start("rounds", ["-m", "zk0desk", "server", "run", str(server.path), "--with-parent"], ONE_THREAD)
-        for number in range(1, plan.nodes + int(self._own_node)):
-            self._guard.start(f"node-{number}", ["-m", "zk0desk", "node"], {**ONE_THREAD, "ZK0DESK_HOME": str(self._home(number))})
+            if number < plan.nodes or self._own_node:
+                self._guard.call(f"node-{number}", "zk0desk.cli", ["node"], {**ONE_THREAD, "ZK0DESK_HOME": str(home)})
         self._tell("joining", "The federation is up; its nodes join.", f"{plan.nodes} nodes, {plan.rounds} rounds.")
 
     def wait(self) -> DemoFinished:
@@ -162,6 +165,13 @@ class DemoFederation:
         self._closing = True
 
     # --- its parts
+
+    def _prepare(self, name: str, parts: list[str]) -> None:
+        if parts:
+            self._guard.call(name, "zk0desk.demo.prepare", [str(self.folder), str(self.plan.seed), *parts], ONE_THREAD)
+
+    def _made(self, name: str, parts: list[str]) -> bool:
+        return set(parts) <= set(self._lines.get(name, ()))
 
     def _recordings(self) -> tuple[list[Path], Path]:
         given = [path.expanduser().absolute() for path in self.plan.recordings]
@@ -221,8 +231,15 @@ class DemoFederation:
     def _on_end(self, name: str, status: int) -> None:
         with self._changed:
             over = self._finished is not None or self._closing
-            if not over and not (name in ("prepare", "rounds") and status == 0):
-                part = {"": "The guard", "prepare": "Making the recordings", "server": "The SuperLink", "rounds": "The coordinator"}
+            if not over and not (name in ("prepare", "recordings", "rounds") and status == 0):
+                part = {
+                    "": "The guard",
+                    "engine": "Loading the engine",
+                    "prepare": "Making the policy",
+                    "recordings": "Making the recordings",
+                    "server": "The SuperLink",
+                    "rounds": "The coordinator",
+                }
                 self._failure = DemoFailed(
                     f"{part.get(name, name)} ended too early.", self._said(name) or f"Exit status {status}.", "Start the demo again."
                 )

@@ -4,7 +4,8 @@ It reads orders from its standard input, a pipe that only the parent holds. When
 closed it or was killed at any moment, the guard ends every process under it and removes the folder. As a subreaper
 (Linux) it also gets the grandchildren whose own parent died. `Guard` in `guarded.py` is the parent's side.
 
-Orders, a JSON object a line: {"start": NAME, "argv": [...], "env": {...}, "log": PATH}, {"end": NAME}.
+Orders, a JSON object a line: {"start": NAME, "argv": [...], "env": {...}, "log": PATH}, {"end": NAME},
+{"tell": NAME, "text": LINE}, which writes to that process's standard input.
 Answers: {"folder": PATH}, {"started": NAME, "pid": N}, {"line": NAME, "text": LINE}, {"ended": NAME, "status": N}.
 """
 
@@ -87,6 +88,14 @@ class _Processes:
         timer.daemon = True
         timer.start()
 
+    def tell(self, name: str, text: str) -> None:
+        """Write a line to a child's standard input; nothing happens when the child has ended."""
+        child = self._children.get(name)
+        if child is not None and child.stdin is not None:
+            with contextlib.suppress(OSError, ValueError):
+                child.stdin.write(text + "\n")
+                child.stdin.flush()
+
     def end_all(self) -> None:
         """Kill everything under this process until nothing is left, for at most ten seconds."""
         own = psutil.Process()
@@ -129,6 +138,8 @@ def main(keep: str = "") -> None:
                 processes.start(order["start"], order["argv"], order["env"], order["log"])
             elif "end" in order:
                 processes.end(order["end"])
+            elif "tell" in order:
+                processes.tell(order["tell"], order["text"])
     finally:
         processes.end_all()
         if not keep:

@@ -12,7 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from zk0desk.demo import warm
 from zk0desk.errors import OperatorError
+
+WARM = "engine"
+"""Name, and the log's name, of the process that the others are forked from."""
 
 
 class GuardFailed(OperatorError):
@@ -47,6 +51,7 @@ class Guard:
             raise GuardFailed("The demo could not start.", "Its guard process ended at once.", "See the message above.")
         self.folder = Path(json.loads(first)["folder"])
         self.pids: dict[str, int] = {}
+        self._warm = False
         self._sending = threading.Lock()
         self._reader = threading.Thread(target=self._read, name="demo-guard", daemon=True)
         self._reader.start()
@@ -60,6 +65,10 @@ class Guard:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             answer = json.loads(line)
+            if answer.get("line") == WARM:
+                # What the warm process says is about the processes forked from it.
+                with contextlib.suppress(ValueError):
+                    answer = json.loads(answer["text"])
             if "line" in answer:
                 self._on_line(answer["line"], answer["text"])
             elif "started" in answer:
@@ -81,6 +90,23 @@ class Guard:
         """Start `python ARGUMENTS` under the guard; what it writes to standard error goes to NAME.log in the folder."""
         environment = {"PYTHONUNBUFFERED": "1", **(env or {})}
         self._send(start=name, argv=[sys.executable, *arguments], env=environment, log=str(self.folder / f"{name}.log"))
+
+    def warm_up(self, env: dict[str, str] | None = None) -> None:
+        """Begin to load torch and LeRobot in a process under the guard, from which `call` forks. Without effect but on Linux."""
+        if warm.AVAILABLE:
+            self._warm = True
+            self.start(WARM, ["-m", "zk0desk.demo.warm"], env)
+
+    def call(self, name: str, module: str, arguments: list[str], env: dict[str, str] | None = None) -> None:
+        """Run `main(arguments)` of `module` as a process under the guard: forked after `warm_up`, else started as any other.
+
+        `module` is `zk0desk.cli` or `zk0desk.demo.prepare`. `end` and `pids` know only what was started.
+        """
+        if not self._warm:
+            self.start(name, ["-m", {"zk0desk.cli": "zk0desk"}.get(module, module), *arguments], env)
+            return
+        order = {"start": name, "call": module, "arguments": arguments, "env": env or {}, "log": str(self.folder / f"{name}.log")}
+        self._send(tell=WARM, text=json.dumps(order))
 
     def end(self, name: str) -> None:
         """Ask a process to end; it is killed when it does not within two seconds."""

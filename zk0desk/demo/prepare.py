@@ -1,24 +1,26 @@
-"""Makes what the demo trains: the policy first, then the recordings. Runs as a process of its own, which says what is done."""
+"""Makes what the demo trains, as a process of its own, which says what is done: `prepare FOLDER SEED PART...`."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 
-def main(folder: str, recordings: str, seed: str) -> None:
-    """Make `folder`/policy, `folder`/held-out and one recording for each of `recordings` nodes."""
+def main(arguments: Sequence[str]) -> None:
+    """Make each part in turn under FOLDER: `policy`, `held-out`, or the recording of node number 1, 2, ..."""
     from zk0desk.training import demo_data
 
-    place = Path(folder)
-    demo_data.make_demo_policy(place / "policy", seed=int(seed))
-    print("policy", flush=True)
-    for number in range(int(recordings)):
-        demo_data.make_demo_recording(place / "recordings" / f"node-{number + 1}", node=number, seed=int(seed))
-        print(f"recording {number + 1}", flush=True)
-    demo_data.make_demo_held_out(place / "recordings" / "held-out", seed=int(seed))
-    print("held-out", flush=True)
+    place, seed = Path(arguments[0]), int(arguments[1])
+    for part in arguments[2:]:
+        if part == "policy":
+            demo_data.make_demo_policy(place / "policy", seed=seed)
+        elif part == "held-out":
+            demo_data.make_demo_held_out(place / "recordings" / "held-out", seed=seed)
+        else:
+            demo_data.make_demo_recording(place / "recordings" / f"node-{part}", node=int(part) - 1, seed=seed)
+        print(part, flush=True)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4])
+    main(sys.argv[1:])
