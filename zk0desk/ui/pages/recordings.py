@@ -146,6 +146,8 @@ class RecordingCard(Card):
         self.box.setAccessibleName(f"Train on {name}")
         self.box.setChecked(chosen)
         self.box.setEnabled(result.status == "ok" or chosen)
+        if not self.box.isEnabled():
+            self.box.setToolTip("It cannot be trained on as it is. The check at the right says why.")
         self.box.toggled.connect(on_choose)
         row.addWidget(self.box)
         self.picture = _Picture(THUMBNAIL, f"Picture of {name}")
@@ -409,6 +411,8 @@ class RecordingsPage(QWidget):
         chosen = (*kept, ChosenRecording(path=path)) if on else tuple(kept)
         recordings = settings.recordings.model_copy(update={"chosen": chosen})
         self.model.update_settings(settings.model_copy(update={"recordings": recordings}))
+        if self.shown == path:
+            self.show_recording(path)  # the cameras' slots can be set only for what is chosen
 
     def _answer(self) -> None:
         from zk0desk.training.recordings import PolicyNeeds, fit_together

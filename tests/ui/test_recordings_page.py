@@ -1,0 +1,194 @@
+"""The recordings page: what is found, what is wrong with it, and what is chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PySide6.QtCore import QMimeData, Qt, QUrl
+from PySide6.QtWidgets import QComboBox
+
+from tests.ui.page_parts import drop, settle, words
+from zk0desk import settings as files
+from zk0desk.settings import ChosenRecording, Policy, Recordings, Settings
+from zk0desk.ui.model import AppModel
+from zk0desk.ui.pages.recordings import RecordingCard, RecordingsPage, duration, megabytes, thousands
+from zk0desk.ui.widgets import FindingRow
+
+
+@pytest.fixture
+def model(tmp_path: Path, qapp) -> Iterator[AppModel]:
+    made = AppModel(tmp_path / "settings.toml", tmp_path / "journal.sqlite")
+    yield made
+    made.close()
+
+
+def open_page(model: AppModel, qtbot, *folders: Path, **sections: object) -> RecordingsPage:
+    """The page after it looked into `folders`."""
+    recordings = sections.pop("recordings", None) or Recordings(folders=folders)
+    model.update_settings(Settings.model_validate({"recordings": recordings, **sections}))
+    page = RecordingsPage(model)
+    qtbot.addWidget(page)
+    page.resize(1084, 740)
+    page.show()
+    qtbot.waitExposed(page)
+    looked(page, qtbot)
+    return page
+
+
+def looked(page: RecordingsPage, qtbot) -> None:
+    """Wait until the page has checked all that it found."""
+    qtbot.waitUntil(lambda: not page.header.answer.text().startswith("Looking"), timeout=30_000)
+    for _ in range(len(page.cards) + 20):
+        settle(qtbot)
+
+
+def card(page: RecordingsPage, name: str) -> RecordingCard:
+    return next(each for path, each in page.cards.items() if path.name == name)
+
+
+def combos(page: RecordingsPage) -> list[QComboBox]:
+    return [box for box in page.findChildren(QComboBox) if box.isVisible()]
+
+
+def test_without_a_recording_the_page_helps(model: AppModel, qtbot) -> None:
+    page = open_page(model, qtbot)
+    assert page.empty.isVisible() and "Add the folder that holds yours" in words(page) and page.empty.button.isVisible()
+    assert not page.go_on.isEnabled()
+    assert "nothing leaves this computer" in page.header.answer.text()
+
+
+def test_a_dropped_folder_is_looked_into_and_remembered(model: AppModel, demo_recording: Path, qtbot) -> None:
+    page = open_page(model, qtbot)
+    data = QMimeData()
+    data.setUrls([QUrl.fromLocalFile(str(demo_recording.parent))])
+    drop(page, data)
+    looked(page, qtbot)
+    assert files.load(model.settings_path).recordings.folders == (demo_recording.parent,)
+    assert list(page.cards) == [demo_recording] and not page.empty.isVisible()
+
+
+def test_a_recording_is_shown_with_its_facts_and_its_picture(model: AppModel, demo_recording: Path, qtbot) -> None:
+    page = open_page(model, qtbot, demo_recording)
+    said = words(page)
+    for fact in ("2 / 80", "fps", "never leaves", "What the check found"):
+        assert fact in said
+    assert not card(page, "node-0").picture.pixmap().isNull()
+    assert page.header.answer.text() == "1 found. Choose those that this computer trains on."
+
+
+def test_choosing_is_kept_and_leaving_out_too(model: AppModel, demo_recording: Path, qtbot) -> None:
+    page = open_page(model, qtbot, demo_recording)
+    assert not page.go_on.isEnabled()
+    card(page, "node-0").box.click()
+    assert files.load(model.settings_path).recordings.chosen == (ChosenRecording(path=demo_recording),)
+    assert "1 of 1 chosen: 2 episodes, 80 frames." in page.header.answer.text() and page.go_on.isEnabled()
+    card(page, "node-0").box.click()
+    assert files.load(model.settings_path).recordings.chosen == () and not page.go_on.isEnabled()
+    settle(qtbot)
+
+
+def test_what_was_chosen_is_ticked_and_shown_at_the_next_start(model: AppModel, demo_recording: Path, qtbot) -> None:
+    page = open_page(model, qtbot, recordings=Recordings(chosen=(ChosenRecording(path=demo_recording),)))
+    assert card(page, "node-0").box.isChecked() and page.shown == demo_recording and page.go_on.isEnabled()
+
+
+def test_a_chosen_recording_that_is_gone_is_told(model: AppModel, tmp_path: Path, qtbot) -> None:
+    page = open_page(model, qtbot, recordings=Recordings(chosen=(ChosenRecording(path=tmp_path / "gone"),)))
+    assert "gone cannot be trained on as it is." in page.header.answer.text()
+    assert card(page, "gone").badge.text() == "Cannot be used" and not page.go_on.isEnabled()
+    card(page, "gone").box.click()
+    assert model.settings.recordings.chosen == ()
+
+
+def test_the_next_page_is_offered(model: AppModel, demo_recording: Path, qtbot) -> None:
+    page = open_page(model, qtbot, recordings=Recordings(chosen=(ChosenRecording(path=demo_recording),)))
+    with qtbot.waitSignal(model.showPage) as shown:
+        qtbot.mouseClick(page.go_on, Qt.MouseButton.LeftButton)
+    assert shown.args == ["computer"]
+
+
+def test_the_keyboard_chooses_and_shows(model: AppModel, demo_recording: Path, tmp_path: Path, qtbot) -> None:
+    (tmp_path / "other" / "meta").mkdir(parents=True)
+    (tmp_path / "other" / "meta" / "info.json").write_text("")
+    page = open_page(model, qtbot, demo_recording, tmp_path / "other")
+    first, second = card(page, "node-0"), card(page, "other")
+    first.setFocus()
+    qtbot.keyClick(first, Qt.Key.Key_Space)
+    assert model.settings.recordings.chosen == (ChosenRecording(path=demo_recording),)
+    second.setFocus()
+    qtbot.keyClick(second, Qt.Key.Key_Return)
+    assert page.shown == tmp_path / "other" and second.property("chosen") == "true" and first.property("chosen") == "false"
+    qtbot.keyClick(second, Qt.Key.Key_Space)
+    assert len(model.settings.recordings.chosen) == 1, "what cannot be used cannot be chosen"
+    settle(qtbot)
+
+
+def test_the_search_hides_what_does_not_fit(model: AppModel, demo_recording: Path, qtbot) -> None:
+    page = open_page(model, qtbot, demo_recording)
+    qtbot.keyClicks(page.search, "no such arm")
+    assert not card(page, "node-0").isVisible()
+    page.search.clear()
+    qtbot.keyClicks(page.search, "NODE")
+    assert card(page, "node-0").isVisible()
+
+
+def test_a_camera_is_given_another_slot_and_it_is_kept(model: AppModel, demo_recording: Path, demo_policy: Path, qtbot) -> None:
+    page = open_page(model, qtbot, recordings=Recordings(chosen=(ChosenRecording(path=demo_recording),)), policy=Policy(folder=demo_policy))
+    box = combos(page)[0]
+    slots = [box.itemData(n) for n in range(box.count()) if box.itemData(n)]
+    assert box.isEnabled() and slots
+    other = next(n for n in range(box.count()) if n != box.currentIndex() and (box.itemData(n) or len(slots) == 1))
+    wanted = box.itemData(other)
+    box.setCurrentIndex(other)
+    box.activated.emit(other)
+    settle(qtbot)
+    (chosen,) = files.load(model.settings_path).recordings.chosen
+    assert not wanted or wanted.rsplit(".", 1)[-1] in chosen.cameras
+    qtbot.waitUntil(lambda: bool(combos(page)))
+    assert combos(page)[0].currentData() == wanted
+
+
+def test_slots_can_be_set_only_for_what_is_chosen(model: AppModel, demo_recording: Path, qtbot) -> None:
+    page = open_page(model, qtbot, demo_recording)
+    assert combos(page) and not any(box.isEnabled() for box in combos(page))
+    card(page, "node-0").box.click()
+    settle(qtbot)
+    qtbot.waitUntil(lambda: bool(combos(page)) and all(box.isEnabled() for box in combos(page)))
+
+
+def test_real_recordings_have_their_verdicts_in_words(model: AppModel, shared_recordings: Path, qtbot) -> None:
+    page = open_page(model, qtbot, shared_recordings)
+    badges = {path.name: each.badge.text() for path, each in page.cards.items()}
+    assert badges["cr5-cube"] == "Ready" and badges["cr5-cube-v21"] == "Can be converted"
+    for name in ("empty-info-json", "lfs-pointers-v30", "piper-info-says-105-has-19", "so101-novideo"):
+        assert badges[name] == "Cannot be used" and not card(page, name).box.isEnabled(), name
+        page.show_recording(card(page, name).result.path)
+        rows = [row for row in page.findChildren(FindingRow) if not row.isHidden()]
+        assert rows and all(row.what.text() and row.why.text() for row in rows), name
+    card(page, "cr5-cube").box.click()
+    card(page, "cr5-banana").box.click()
+    assert "They fit the policy and each other." in page.header.answer.text()
+    settle(qtbot)
+
+
+def test_looking_again_finds_what_came(model: AppModel, demo_recording: Path, tmp_path: Path, qtbot) -> None:
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    page = open_page(model, qtbot, folder)
+    assert page.empty.isVisible()
+    (folder / "arm").symlink_to(demo_recording)
+    page.look()
+    looked(page, qtbot)
+    assert [path.name for path in page.cards] == ["arm"]
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(53, "53 s"), (1260, "21 min"), (3900, "65 min"), (7500, "2 h 5 min")])
+def test_durations_are_words(seconds: float, said: str) -> None:
+    assert duration(seconds) == said
+
+
+def test_sizes_and_counts_are_for_people() -> None:
+    assert megabytes(612_000_000) == "612.0 MB" and megabytes(12_000) == "12 kB" and megabytes(6_000_000_000) == "6.0 GB"
+    assert thousands(38_342) == "38\u202f342"
