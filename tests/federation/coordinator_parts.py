@@ -90,6 +90,7 @@ class TestNode:
         self._control, self._stalls = NodeControl(), stalls
         self.requests: list[TrainRequest] = []
         self.told: list[dict[str, object]] = []
+        self.final: np.ndarray | None = None
         self.id = 0
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -145,6 +146,7 @@ class TestNode:
         config = dict(content["config"])
         if incoming.kind == messages.QUERY:
             self.told.append(config)
+            self.final = np.concatenate([content["arrays"][key].numpy() for key in sorted(content["arrays"])])
             fleet.send(reply_to(incoming.message, RecordDict({"config": ConfigRecord({})})), seconds=0.0, progress=lambda _: None)
             return
         request = TrainRequest.from_config(config)

@@ -59,7 +59,9 @@ def fleet(server: RunningServer, key: NodeKey) -> Iterator[Fleet]:
     made.close()
 
 
-def test_that_after_an_unclean_end_the_stored_id_brings_the_node_back_with_its_message(server: RunningServer, grid: Any, key: NodeKey) -> None:
+def test_that_after_an_unclean_end_the_stored_id_brings_the_node_back_with_its_message(
+    server: RunningServer, grid: Any, key: NodeKey
+) -> None:
     first = Fleet(server.folder.invitation(), key, NodeControl())
     node_id = first.join()
     first.close()  # as after kill -9: the SuperLink still holds it online

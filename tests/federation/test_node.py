@@ -17,13 +17,14 @@ from tests.federation.coordinator_parts import Events, make_server
 from tests.federation.node_parts import CHANGE, Desk, Round, StandInEngine, admitted, operator_settings, wait_until, without_torch
 from zk0desk import folders
 from zk0desk.federation.consent import ConsentMissing
-from zk0desk.federation.messages import check_metrics, check_reply
+from zk0desk.federation.messages import FinalWeights, check_metrics, check_reply
 from zk0desk.federation.node_checks import NotReady
 from zk0desk.federation.probe import Revoked, VersionMismatch, WrongCertificate
 from zk0desk.federation.superlink import RunningServer, revoke, start_server
 from zk0desk.federation.updates import decode, encode, weights_sha256
 from zk0desk.settings import Federation
-from zk0desk.training.policy_files import PolicyMismatch, trainable_weights
+from zk0desk.training.kept_runs import kept_runs
+from zk0desk.training.policy_files import PolicyMismatch, read_policy, trainable_weights
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -113,6 +114,66 @@ def test_that_the_global_weights_and_the_best_of_them_are_kept(server: RunningSe
     assert np.array_equal(np.load(kept / "global-last.npy"), base + np.float32(2))
     assert np.array_equal(np.load(kept / "global-best.npy"), base + np.float32(1))
     assert not list(kept.glob("*.partial"))
+
+
+def final_of(policy: Path, run: str, number: int, change: float, loss: float) -> tuple[dict[str, Any], np.ndarray]:
+    """The config and the weights of the query that ends a run."""
+    files, weights = read_policy(policy), trainable_weights(policy) + np.float32(change)
+    last = {"last-round": number, "last-nodes": 1, "last-eval-loss": loss}
+    final = FinalWeights(
+        run_uid=run, server_round=number, num_rounds=9, backbone_sha256=files.backbone_sha256, layout_sha256=files.layout.sha256,
+        weights_sha256=weights_sha256(weights), last=last,
+    )  # fmt: skip
+    return dict(final.to_config()), weights
+
+
+@pytest.mark.parametrize(("loss", "best"), [(0.25, 4), (0.75, 3)])
+def test_that_the_weights_of_a_runs_end_are_kept_without_training(server: RunningServer, grid: Any, loss: float, best: int) -> None:
+    policy, run = policy_of(server), f"end-{best}"
+    with desk(server) as node:
+        node_id = node.until_event("connected").node_id
+        reply(
+            grid,
+            ask(grid, node_id, Round(policy, server_round=4, num_rounds=9, run_uid=run, last={"last-round": 3, "last-eval-loss": 0.5})),
+        )
+        config, weights = final_of(policy, run, 4, 2.0, loss)
+        asked = grid.send([node_id], "query", arrays=encode(weights, "fp32"), config=config, ttl=100.0)[node_id]
+        answer = reply(grid, asked)
+        node.until_event("federation-metrics", round=4, eval_loss=loss)
+        entry = next(entry for entry in node.journal.ledger() if entry.kind == "query" and entry.run == run)
+        assert node.states().count("training") == 1
+    assert not answer.error and "frames" in str(answer.config)
+    assert (entry.direction, entry.outcome, entry.round) == ("received", "ok", 4)
+    assert entry.contents is not None and entry.contents["tensors"][0][2] == "float32" and entry.bytes > weights.nbytes
+    (kept,) = [kept for kept in kept_runs() if kept.run == run]
+    assert kept.rounds == {"last": 4, "best": best} and kept.losses["last"] == loss
+    assert np.array_equal(kept.weights("last"), weights)
+    assert np.array_equal(kept.weights("best"), weights if best == 4 else trainable_weights(policy))
+
+
+@pytest.mark.parametrize(
+    ("change", "arrays", "key"),
+    [
+        ({"layout-sha256": "cd" * 32}, None, "layout-sha256"),
+        ({"backbone-sha256": "cd" * 32}, None, "backbone-sha256"),
+        ({"weights-sha256": "cd" * 32}, None, "weights-sha256"),
+        ({"last-round": 3}, None, "last-round"),
+        ({"run-uid": "../out"}, None, "run-uid"),
+        ({}, [np.zeros(3, np.float32)], "arrays"),
+        ({}, [np.full(330, np.nan, np.float32)], "arrays"),
+        ({}, [], "arrays"),
+    ],
+)
+def test_that_weights_of_a_runs_end_that_are_not_what_they_say_are_not_kept(
+    server: RunningServer, grid: Any, change: dict[str, Any], arrays: Any, key: str
+) -> None:
+    config, weights = final_of(policy_of(server), "forged", 4, 2.0, 0.1)
+    with desk(server) as node:
+        node_id = node.until_event("connected").node_id
+        sent = encode(weights, "fp32") if arrays is None else arrays
+        answer = reply(grid, grid.send([node_id], "query", arrays=sent, config={**config, **change}, ttl=100.0)[node_id])
+    assert key in answer.error
+    assert not (folders.runs_folder() / "forged").exists()
 
 
 @pytest.mark.parametrize(

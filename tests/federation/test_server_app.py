@@ -74,6 +74,8 @@ def test_two_rounds_give_exactly_the_weighted_sum_of_the_updates(server):
     assert events[-1].reason == "complete"
     assert first.requests[1].last == {"last-round": 1, "last-nodes": 2, "last-train-loss": 1.0}
     assert first.told[0]["last-round"] == 2
+    assert first.final is not None and np.array_equal(first.final, expected)
+    assert first.told[0]["weights-sha256"] == updates.weights_sha256(expected)
 
 
 def test_the_same_seed_gives_the_same_events(server):

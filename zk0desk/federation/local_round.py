@@ -24,6 +24,7 @@ from zk0desk.federation.messages import (
     MIN_FRAMES,
     WHOLE,
     Config,
+    FinalWeights,
     MessageRefused,
     TrainRequest,
     check_metrics,
@@ -124,6 +125,31 @@ def read_weights(content: RecordDict, request: TrainRequest, size: int, previous
     if weights_sha256(weights) != request.weights_sha256:
         raise MessageRefused("weights-sha256", "is not that of the weights which came.")
     return weights
+
+
+def read_query(content: RecordDict, files: PolicyFiles) -> tuple[FinalWeights, np.ndarray] | None:
+    """The weights that a query carries at a run's end, and what it says of them; None for a query without any.
+
+    `MessageRefused` unless the weights are of this policy, whole, finite and of the hash that is said.
+    """
+    for name in content:
+        if name not in (ARRAYS, CONFIG):
+            raise MessageRefused(f"{name!s:.60}", "is not a record of a query.")
+    final = FinalWeights.from_config(dict(content.config_records.get(CONFIG) or {}))
+    if final is None:
+        if content.array_records.get(ARRAYS):
+            raise MessageRefused(ARRAYS, "came without the keys that say what they are.")
+        return None
+    for key, theirs, ours in (
+        ("layout-sha256", final.layout_sha256, files.layout.sha256),
+        ("backbone-sha256", final.backbone_sha256, files.backbone_sha256),
+    ):
+        if theirs != ours:
+            raise MessageRefused(key, f"the weights are for {theirs[:16]}, this computer's policy is {ours[:16]}.")
+    weights = decode(read_arrays(content, files.layout.size), "fp32", files.layout.size)
+    if weights_sha256(weights) != final.weights_sha256:
+        raise MessageRefused("weights-sha256", "is not that of the weights which came.")
+    return final, weights
 
 
 def read_arrays(content: RecordDict, size: int) -> list[np.ndarray]:

@@ -166,6 +166,11 @@ class TrainRequest:
         request._agree()
         return request
 
+    @property
+    def formed_by(self) -> int:
+        """The round that formed the weights to train from; 0 for the base policy's."""
+        return self.server_round - 1
+
     def _agree(self) -> None:
         if not self.local_steps and self.local_epochs <= 0:
             raise MessageRefused("local-epochs", "must be more than 0 when local-steps is 0.")
@@ -283,12 +288,66 @@ def check_reply(config: Mapping[str, Any], request: TrainRequest) -> None:
             raise MessageRefused(key, f"is {_shown(config[key])} where {value!r} was asked.")
 
 
+_FINAL_KEYS = ("server-round", "num-rounds", "backbone-sha256", "layout-sha256", "weights-sha256")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinalWeights:
+    """What a query says of the weights that it carries: those formed by round `server_round`, after which no round follows for now.
+
+    They travel whole, as fp32. `last` has keys of `LAST_KEYS`, its `last-round` being `server_round`.
+    """
+
+    run_uid: str
+    server_round: int
+    num_rounds: int
+    backbone_sha256: str
+    layout_sha256: str
+    weights_sha256: str
+    last: dict[str, float]
+
+    @property
+    def formed_by(self) -> int:
+        """The round that formed the weights."""
+        return self.server_round
+
+    def to_config(self) -> Config:
+        """The `config` record. Losses of `last` that are not finite are left out."""
+        config: Config = {"run-uid": self.run_uid}
+        config |= {key: getattr(self, key.replace("-", "_")) for key in _FINAL_KEYS}
+        for key, value in self.last.items():
+            if math.isfinite(value):
+                config[key] = int(value) if key in _LAST_INTEGERS else float(value)
+        return config
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> FinalWeights | None:
+        """What `config` says of weights, None when it is a query without any. `MessageRefused` as `check_query`."""
+        last = check_query(config)
+        if not any(key in config for key in _FINAL_KEYS):
+            return None
+        values: dict[str, Any] = {key.replace("-", "_"): config[key] for key in ("run-uid", *_FINAL_KEYS)}
+        return cls(**values, last=last)
+
+
 def check_query(config: Mapping[str, Any]) -> dict[str, float]:
-    """What a query tells of the last round (keys of `LAST_KEYS`); `MessageRefused` for keys other than those and `run-uid`."""
+    """What a query tells of the last round (keys of `LAST_KEYS`).
+
+    `MessageRefused` for keys other than those, `run-uid`, and, all together, those of `FinalWeights`.
+    """
     for key in config:
-        if key != "run-uid" and key not in LAST_KEYS:
+        if key != "run-uid" and key not in LAST_KEYS and key not in _FINAL_KEYS:
             raise MessageRefused(f"{key!s:.60}", "is not a key of a query.")
     last = _read_last(config)
-    if "run-uid" in config or last:
+    if config:
         _text("run-uid", config.get("run-uid"), _NAME, "a name of at most 128 letters, digits, dots and dashes")
+    if any(key in config for key in _FINAL_KEYS):
+        for key in _FINAL_KEYS:
+            if key not in config:
+                raise MessageRefused(key, "is missing.")
+            _checked(key, config[key])
+        if config["server-round"] > config["num-rounds"]:
+            raise MessageRefused("server-round", f"{config['server-round']} is beyond num-rounds, {config['num-rounds']}.")
+        if last.get("last-round", config["server-round"]) != config["server-round"]:
+            raise MessageRefused("last-round", "is not the round that formed the weights.")
     return last

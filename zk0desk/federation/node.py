@@ -391,18 +391,34 @@ class Node:
 
         from zk0desk.federation.fleet import reply_to
 
-        content, total = self._receive(incoming, SMALL_MESSAGE)
+        self._go(
+            S.DOWNLOADING, "Receiving a message", "The coordinator asks for versions, or gives a run's last weights.", "Nothing is trained."
+        )
+        content, total = self._receive(incoming, local_round.message_limit(self._files.layout.size))
         config = dict(content.config_records.get("config", {}))
-        run, _ = local_round.run_of(config)
+        run, number = local_round.run_of(config)
         flwr_run = str(incoming.message.metadata.run_id)
         entry = self._ledger(
-            "received", QUERY, size=total, sha256=incoming.message_id, run=run, flwr_run=flwr_run, contents=local_round.contents_of(content)
+            "received",
+            QUERY,
+            size=total,
+            sha256=incoming.message_id,
+            run=run,
+            round=number,
+            flwr_run=flwr_run,
+            contents=local_round.contents_of(content),
         )
         try:
             last = check_query(config)
+            carried = local_round.read_query(content, self._files)
         except MessageRefused as error:
             self._journal.settle(entry, f"refused: {error.why}")
             raise
+        del content
+        if carried is not None:
+            final, weights = carried
+            RunStore(final.run_uid).keep_weights(final, weights, self._invitation, self._files)
+        self._go(S.WAITING_FOR_ROUND)
         if "last-round" in last:
             self._emit(local_round.federation_metrics(run, last))
         told = local_round.capability(self._files, self._frames)

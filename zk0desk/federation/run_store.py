@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from zk0desk import folders
-from zk0desk.federation.messages import TrainRequest
+from zk0desk.federation.messages import FinalWeights, TrainRequest
 from zk0desk.federation.updates import weights_sha256
 from zk0desk.training.rounds import RoundResult
 
@@ -42,11 +42,11 @@ class RunStore:
         """What `run.json` holds, or an empty dictionary."""
         return _read_json(self.folder / RUN)
 
-    def keep_weights(self, request: TrainRequest, weights: np.ndarray, invitation: Invitation, files: PolicyFiles) -> None:
+    def keep_weights(self, request: TrainRequest | FinalWeights, weights: np.ndarray, invitation: Invitation, files: PolicyFiles) -> None:
         """Keep the weights of `request` as the last, and as the best when the held-out loss told with them is the lowest so far."""
         facts = self.describe()
         loss = request.last.get("last-eval-loss")
-        told = {"round": request.server_round - 1, "weights-sha256": request.weights_sha256, "eval-loss": loss}
+        told = {"round": request.formed_by, "weights-sha256": request.weights_sha256, "eval-loss": loss}
         if facts.get("last", {}).get("weights-sha256") != request.weights_sha256 or not (self.folder / LAST).exists():
             _write(self.folder / LAST, lambda file: np.save(file, weights, allow_pickle=False))
         best = facts.get("best") or {}

@@ -45,6 +45,8 @@ TTL_MARGIN_S = 600.0
 """Messages outlive the deadline by this much, so that a late node gets a clear answer instead of none."""
 LOST_LIMIT_S = 600.0
 """How long a SuperLink may be away before the run gives up; it goes on from its checkpoint when started again."""
+END_S, END_BYTES_PER_S = 5.0, 1e6
+"""How long the run's end waits for nodes to take the last weights: seconds, and bytes per second of all lines together."""
 RESENDS = 3
 EMPTY_ROUNDS = 3
 """Rounds in a row without one valid reply that end the run."""
@@ -129,7 +131,7 @@ class _Conductor:
             self._reconnect()
             while record.done < record.rounds and not (self._control.finishing and record.done > began):
                 self._persist(self._round)
-            if record.done >= record.rounds:
+            if record.done:
                 self._tell_the_end()
             reason = "complete" if record.done >= record.rounds else "stopped"
             record.finished = reason == "complete"
@@ -415,21 +417,34 @@ class _Conductor:
         self._emit(CheckpointSaved(run=record.uid, round=number, folder=str(folder), best=best))
 
     def _tell_the_end(self) -> None:
-        """Let nodes know the last round's losses; a node that does not answer within seconds is not waited for."""
+        """Give the nodes the last weights and losses; one that left, or is slower than its line's allowance, is not waited for."""
         from zk0desk.federation.grid import SuperLinkLost
 
+        record = self._record
+        final = messages.FinalWeights(
+            run_uid=record.uid, server_round=record.done, num_rounds=record.rounds, backbone_sha256=self._files.backbone_sha256,
+            layout_sha256=self._files.layout.sha256, weights_sha256=self._sha256, last=self._last_config(),
+        )  # fmt: skip
         try:
-            online = [node.node_id for node in self._connected.nodes() if node.online]
-            sent = self._connected.send(
-                online, messages.QUERY, arrays=(), config={"run-uid": self._record.uid, **self._last_config()}, ttl=TTL_MARGIN_S
-            )
-            waiting, ends = set(sent.values()), time.monotonic() + 5.0
+            online = {node.node_id for node in self._connected.nodes() if node.online}
+            allowed = END_S + self._weights.nbytes * len(online) / END_BYTES_PER_S
+            if self._rules.deadline_s:
+                allowed = min(allowed, max(END_S, self._rules.deadline_s))
+            waiting = self._connected.send(
+                sorted(online), messages.QUERY, arrays=updates.encode(self._weights, "fp32"), config=final.to_config(),
+                ttl=allowed + TTL_MARGIN_S,
+            )  # fmt: skip
+            ends = time.monotonic() + allowed
             while waiting and time.monotonic() < ends:
-                waiting -= {reply.to for reply in self._connected.replies(waiting)}
+                online = {node.node_id for node in self._connected.nodes() if node.online}
+                waiting = {node: each for node, each in waiting.items() if node in online}
+                answered = {reply.to for reply in self._connected.replies(list(waiting.values()))}
+                waiting = {node: each for node, each in waiting.items() if each not in answered}
                 if waiting:
                     self._wait(0.1)
+            self._connected.abandon(waiting.values())
         except SuperLinkLost as error:
-            self._emit(Notice(severity="note", code=error.code, what="Nodes were not told the last round's losses.", why=error.why))
+            self._emit(Notice(severity="note", code=error.code, what="Nodes were not given the last round's policy.", why=error.why))
 
     def _last_config(self) -> dict[str, float]:
         whole = ("last-round", "last-nodes")
