@@ -11,6 +11,7 @@ from zk0desk.demo.federation import DemoFailed, DemoFederation, DemoPlan, failur
 from zk0desk.errors import OperatorError
 from zk0desk.events import DemoFinished, Event, NodeStateChanged, Notice, ServerStateChanged
 from zk0desk.federation.node_state import NodeState
+from zk0desk.ui.pages.training import TrainingPage
 from zk0desk.ui.window import MainWindow
 
 
@@ -65,6 +66,7 @@ def run_demo(plan: DemoPlan) -> int:
         thread.joinable.connect(lambda: _join(window))
         window.setWindowTitle("zk0desk demo")
         window.show_page("training")
+        _explain(window)
         thread.start()
         # Python handles signals between its own instructions only; the timer gives it a turn.
         turn = QTimer(window)
@@ -87,6 +89,18 @@ def run_demo(plan: DemoPlan) -> int:
             os.environ.pop("ZK0DESK_HOME", None)
         else:
             os.environ["ZK0DESK_HOME"] = home_before
+
+
+def _explain(window: MainWindow) -> None:
+    """Say on the empty page what is about to happen: there is nothing to choose."""
+    page = window.page("training")
+    if isinstance(page, TrainingPage):
+        page.empty.sentence.setText(
+            "A federation of three nodes starts on this computer: two run beside this window, the third is yours. "
+            "The curves appear here in about a minute; nothing leaves this computer."
+        )
+        page.empty.button.hide()
+        page.empty_runs.hide()
 
 
 def _join(window: MainWindow) -> None:
@@ -112,7 +126,13 @@ def _show(window: MainWindow, event: Event) -> None:
         if not model.running:
             model.take([NodeStateChanged(state=NodeState.FAILED, what=event.what, why=event.why, then=event.remedy)])
     elif isinstance(event, DemoFinished):
-        model.take([Notice(severity="note", code="demo-finished", what=_result(event), remedy=f"The policy is in {event.policy}.")])
+        notice = Notice(severity="note", code="demo-finished", what=_result(event), remedy=f"The policy is in {event.policy}.")
+        model.take([notice])
+        # The run is over: the node leaves, and the strip keeps saying what came of it.
+        model.nodeEnded.connect(
+            lambda: model.take([NodeStateChanged(state=NodeState.STOPPED, what=notice.what, why=notice.remedy, then="Close the window.")])
+        )
+        model.finish_round()
 
 
 def _result(event: DemoFinished) -> str:

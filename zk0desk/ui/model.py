@@ -79,6 +79,7 @@ class AppModel(QObject):
         self._settings: Settings | None = None
         self._journal: Journal | None = None
         self._thread: NodeThread | None = None
+        self._federation = ""
         self._loaded: set[str] = set()
         self.live_run: RunData | None = None
         """The run that the node takes part in, or took part in last, since this window was opened."""
@@ -163,6 +164,7 @@ class AppModel(QObject):
             ])  # fmt: skip
             return
         self.last_notice = None
+        self._federation = _federation_of(settings)
         self.control = NodeControl()
         self._thread = NodeThread(settings, journal, self.control, parent=self)
         self._thread.batch.connect(self.take)
@@ -194,6 +196,7 @@ class AppModel(QObject):
                 from zk0desk.ui.run_data import RunData
 
                 self.live_run = RunData(run)
+                self.live_run.title = self._federation
             if isinstance(event, events.RoundStarted) and self.live_run is not None and run not in self._loaded:
                 self._loaded.add(run)
                 self._load_earlier(self.live_run, event.round)
@@ -247,3 +250,14 @@ class AppModel(QObject):
         self.pending_invitation = text
         self.showPage.emit("federation")
         self.invitationOpened.emit(text)
+
+
+def _federation_of(settings: Settings) -> str:
+    """The name of the federation that the settings' invitation leads to, or nothing."""
+    from zk0desk.errors import OperatorError
+    from zk0desk.federation.invitation import Invitation
+
+    try:
+        return Invitation.parse(settings.federation.invitation).federation
+    except OperatorError:
+        return ""
