@@ -205,6 +205,7 @@ class RecordingsPage(QWidget):
         outer.setSpacing(theme.SPACE_3)
         self.header = PageHeader("Recordings", "Looking for recordings…")
         self.go_on = PrimaryButton("&Continue: this computer", "arrow-right", lambda: model.showPage.emit("computer"))
+        self.go_on.setEnabled(False)
         self.header.actions.addWidget(self.go_on)
         outer.addWidget(self.header)
         self.banner = Banner("error")
