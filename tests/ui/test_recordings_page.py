@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from PySide6.QtCore import QMimeData, Qt, QUrl
-from PySide6.QtWidgets import QComboBox
+from PySide6.QtWidgets import QComboBox, QLineEdit
 
 from tests.ui.page_parts import drop, settle, words
 from zk0desk import settings as files
@@ -156,6 +156,17 @@ def test_slots_can_be_set_only_for_what_is_chosen(model: AppModel, demo_recordin
     card(page, "node-0").box.click()
     settle(qtbot)
     qtbot.waitUntil(lambda: bool(combos(page)) and all(box.isEnabled() for box in combos(page)))
+
+
+def test_episodes_are_left_out_and_a_wrong_number_is_told(model: AppModel, demo_recording: Path, qtbot) -> None:
+    page = open_page(model, qtbot, recordings=Recordings(chosen=(ChosenRecording(path=demo_recording),)))
+    (field,) = [each for each in page.findChildren(QLineEdit) if each.accessibleName() == "Episodes that are not trained on"]
+    for typed, said, kept in (("1", "", (1,)), ("7", "Numbers from 0 to 1.", (1,)), ("0, 1", "One has to stay.", (1,)), ("", "", ())):
+        field.clear()
+        qtbot.keyClicks(field, typed)
+        qtbot.keyClick(field, Qt.Key.Key_Return)
+        assert files.load(model.settings_path).recordings.chosen[0].leave_out == kept
+        assert said in words(page)
 
 
 def test_real_recordings_have_their_verdicts_in_words(model: AppModel, shared_recordings: Path, qtbot) -> None:

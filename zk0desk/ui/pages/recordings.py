@@ -53,6 +53,7 @@ from zk0desk.ui.widgets import (
     PageHeader,
     PrimaryButton,
     SecondaryButton,
+    Text,
     scrolled,
 )  # fmt: skip
 
@@ -502,6 +503,8 @@ class RecordingsPage(QWidget):
             )
             if recording.cameras:
                 self._details.addWidget(self._cameras(path))
+            if path in self._chosen():
+                self._details.addWidget(self._leaving_out(path, recording.episodes))
         findings = Card("What the check found")
         for finding in result.findings:
             findings.body.addWidget(FindingRow(finding))
@@ -509,6 +512,34 @@ class RecordingsPage(QWidget):
             findings.body.addWidget(FindingRow(_Fine("It can be read and fits the policy", "Looked at just now; no file was changed.")))
         self._details.addWidget(findings)
         self._details.addStretch(1)
+
+    def _leaving_out(self, path: Path, episodes: int) -> QWidget:
+        widget = QWidget()
+        row = QHBoxLayout(widget)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.setSpacing(theme.SPACE_3)
+        label = Text("Leave out e&pisodes", "muted", wrap=False)
+        field = QLineEdit(", ".join(str(number) for number in self._chosen()[path].leave_out))
+        field.setPlaceholderText("none; such as 7, 31")
+        field.setAccessibleName("Episodes that are not trained on")
+        label.setBuddy(field)
+        problem = Text("", "error", wrap=False)
+        row.addWidget(label)
+        row.addWidget(field, 1)
+        row.addWidget(problem)
+
+        def typed() -> None:
+            try:
+                numbers = sorted({int(part) for part in field.text().replace(",", " ").split()})
+            except ValueError:
+                numbers = [-1]
+            wrong = any(not 0 <= number < episodes for number in numbers)
+            problem.setText(f"Numbers from 0 to {episodes - 1}." if wrong else "One has to stay." if len(numbers) == episodes else "")
+            if not problem.text():
+                self._change(path, leave_out=tuple(numbers))
+
+        field.editingFinished.connect(typed)
+        return widget
 
     def _cameras(self, path: Path) -> Card:
         from zk0desk.training.recordings import PolicyNeeds, map_cameras
@@ -554,23 +585,27 @@ class RecordingsPage(QWidget):
             card.body.addWidget(Caption(f"The policy's slots without a camera ({empty}) are masked."))
         return card
 
+    def _change(self, path: Path, **values: object) -> None:
+        """Keep `values` of the chosen recording at `path`."""
+        settings = self._settings()
+        if settings is None:
+            return
+        chosen = tuple(each.model_copy(update=values) if each.path == path else each for each in settings.recordings.chosen)
+        if chosen != settings.recordings.chosen:
+            recordings = settings.recordings.model_copy(update={"chosen": chosen})
+            self.model.update_settings(settings.model_copy(update={"recordings": recordings}))
+
     def _map(self, path: Path, camera: str, slot: str) -> None:
         from zk0desk.training.recordings import PolicyNeeds, map_cameras
 
-        settings, recording = self._settings(), self.results[path].recording
-        if settings is None or recording is None:
-            return
-        chosen = self._chosen().get(path)
-        if chosen is None:
+        recording, chosen = self.results[path].recording, self._chosen().get(path)
+        if recording is None or chosen is None:
             return
         now = map_cameras(recording, self._needs or PolicyNeeds(), chosen.cameras).slots
         slots = {each: key for each, key in now.items() if key != camera and each != slot}
         if slot:
             slots[slot] = camera
-        changed = chosen.model_copy(update={"cameras": {each.rsplit(".", 1)[-1]: key for each, key in slots.items()}})
-        all_chosen = tuple(changed if each.path == path else each for each in settings.recordings.chosen)
-        recordings = settings.recordings.model_copy(update={"chosen": all_chosen})
-        self.model.update_settings(settings.model_copy(update={"recordings": recordings}))
+        self._change(path, cameras={each.rsplit(".", 1)[-1]: key for each, key in slots.items()})
         self.show_recording(path)
 
 
