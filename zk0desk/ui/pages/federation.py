@@ -92,7 +92,11 @@ class FederationPage(QWidget):
         self._layers.addWidget(self._explaining())
         outer = QVBoxLayout(self)
         outer.setContentsMargins(0, 0, 0, 0)
-        outer.addWidget(scrolled(content))
+        outer.setSpacing(0)
+        outer.addWidget(scrolled(content), 1)
+        outer.addWidget(self.footer)
+        self.footer.hide()
+        self._layers.currentChanged.connect(lambda layer: self.footer.setVisible(layer == 1))
         model.settingsChanged.connect(self.refresh)
         model.nodeStateChanged.connect(lambda _event: self.refresh())
         model.nodeStarted.connect(self.refresh)
@@ -173,7 +177,10 @@ class FederationPage(QWidget):
         self.agree = TickBox("I have the right to train on these recordings, and the federation may use what was &learned")
         self.agree.toggled.connect(lambda _on: self._enable())
         column.addWidget(self.agree)
-        last = QHBoxLayout()
+        # Below what scrolls, so that Join and what it waits for can be seen in a small window too.
+        self.footer = QWidget()
+        last = QHBoxLayout(self.footer)
+        last.setContentsMargins(22, theme.SPACE_2, 20, theme.SPACE_3)
         last.setSpacing(theme.SPACE_3)
         self.blocked = Caption("")
         last.addWidget(self.blocked, 1)
@@ -181,7 +188,6 @@ class FederationPage(QWidget):
         self.leave = DangerButton("Lea&ve the federation", "lan-disconnect", self.model.stop_now)
         last.addWidget(self.join)
         last.addWidget(self.leave)
-        column.addLayout(last)
         column.addStretch(1)
         self._lists_filled = ""
         return widget
