@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+import socket
 import sys
 import threading
 import time
@@ -190,6 +191,11 @@ def wait_until(holds: Any, seconds: float = 30.0) -> Any:
             return found
         pause.wait(0.02)
     raise AssertionError("it did not come")
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
 
 
 def admitted(server: ServerFolder, key: NodeKey) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests.federation.coordinator_parts import Events, make_policy, make_server
-from tests.federation.node_parts import CHANGE, Round, StandInEngine, admitted, invitation, operator_settings
+from tests.federation.node_parts import CHANGE, Round, StandInEngine, admitted, free_port, invitation, operator_settings
 from zk0desk import folders
 from zk0desk import settings as settings_file
 from zk0desk.federation.credentials import default_key_file, load_or_make_key
@@ -24,11 +23,6 @@ from zk0desk.federation.messages import check_metrics, check_reply
 from zk0desk.federation.superlink import start_server
 from zk0desk.federation.updates import decode, encode
 from zk0desk.settings import ServerPolicy
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 @pytest.fixture
@@ -85,6 +79,7 @@ def test_that_it_does_nothing_without_consent(policy: Path, settings: Path) -> N
     assert answer.has_error() and "consent-missing" in (answer.error.reason or "")
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_that_a_stock_flower_supernode_does_a_real_round(tmp_path: Path, demo_policy: Path, demo_recording: Path) -> None:
     from zk0desk.federation.grid import Grid

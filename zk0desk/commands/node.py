@@ -25,7 +25,7 @@ def node(
     settings: Annotated[Path | None, typer.Option(help="Settings file; default: the one that the window uses.")] = None,
     invitation: Annotated[Path | None, typer.Option(help="Invitation file (.zk0invite); replaces the settings' invitation.")] = None,
     agree: Annotated[bool, typer.Option("--agree", help="Print what leaves this computer, and agree to it for good.")] = False,
-    once: Annotated[bool, typer.Option("--once", help="Leave after one delivered update.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Leave after one delivered update, or if the server is not reached.")] = False,
     human: Annotated[bool, typer.Option("--human", help="Sentences instead of JSON lines.")] = False,
 ) -> int:
     """Take part in a federation without a window.
@@ -33,7 +33,8 @@ def node(
     Trains on the recordings that the settings choose whenever the coordinator sends a round. Each event is a JSON
     object on a line of its own. SIGTERM finishes the round that is under way and leaves; a second SIGTERM, or Ctrl-C,
     stops at once. Exit status: 0 left as asked, 2 something is not chosen or agreed to, 4 unusable recording or policy,
-    5 refused by the coordinator's side, 6 unreachable, 7 engine missing, 130 Ctrl-C.
+    5 refused by the coordinator's side, 6 not reached (with --once; without, it is called again and again), 7 engine
+    missing, 130 Ctrl-C.
 
     Example: zk0desk node --invitation lab.zk0invite --agree --human
     """

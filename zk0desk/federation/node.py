@@ -41,6 +41,8 @@ POLL_S, IDLE_POLL_S = 0.2, 2.0
 LIVELY_S = 30.0
 APPROVAL_S, APPROVAL_LIMIT_S = 1.0, 15.0
 RETRY_S, RETRY_LIMIT_S = 0.5, 30.0
+ONCE_LIMIT_S = 8.0
+"""With `once`, how long a server that was never reached is called."""
 SMALL_MESSAGE = 2**20
 PENDING = "pending-round"
 
@@ -52,7 +54,7 @@ class _Finished(Exception):
 
 
 class Node:
-    """One node of a federation. `run` blocks until it is stopped (or, with `once`, after one delivered update).
+    """One node of a federation. `run` blocks until it is stopped (or, with `once`, after one delivered update or a server never reached).
 
     `emit` gets the events, from the thread that calls `run`. After an error `run` raises it, when the state is `failed`.
     """
@@ -67,6 +69,7 @@ class Node:
         self._fleet: Fleet | None = None
         self._engine: Behind[Engine] | None = None
         self._connected = False
+        self._approving = False
         self._delivered = 0
         self._frames = 0
         self._lively = 0.0
@@ -195,16 +198,19 @@ class Node:
 
     def _reconnect(self, trouble: OperatorError) -> None:
         """Try until joined again. Raises what a person has to mend."""
-        wait = RETRY_S
+        wait, gives_up = RETRY_S, time.monotonic() + ONCE_LIMIT_S
         while True:
             lasting = isinstance(trouble, ConnectionTrouble) and trouble.lasting
             # A certificate or a clock that was right before may be right again: a captive portal, a computer that just woke.
             if lasting and not (self._connected and isinstance(trouble, (WrongCertificate, ClockOff))):
                 raise trouble
             if isinstance(trouble, NotAdmitted):
+                self._approving = True
                 pause = min(APPROVAL_LIMIT_S, APPROVAL_S * 1.1**self._knocks) * random.uniform(0.9, 1.1)
                 self._go(S.WAITING_FOR_APPROVAL, why=trouble.why, then=trouble.remedy)
             else:
+                if self._once and not self._connected and not self._approving and time.monotonic() >= gives_up:
+                    raise trouble
                 pause, wait = wait, min(RETRY_LIMIT_S, random.uniform(RETRY_S, wait * 3))
                 self._go(S.RECONNECTING, why=f"{trouble.what} {trouble.why}", then="Tried again by itself; training done so far is kept.")
             self._control.sleep(pause)
