@@ -162,7 +162,7 @@ QLabel[zk="number"] { font-size: 22px; font-weight: 600; }
 QLabel[zk="caption"] { font-size: 12px; color: %(muted)s; }
 QLabel[zk="muted"] { color: %(muted)s; }
 QLabel[zk="badge-ok"], QLabel[zk="badge-warning"], QLabel[zk="badge-error"], QLabel[zk="badge-info"], QLabel[zk="badge-muted"] {
-    font-size: 12px; font-weight: 600; border-radius: 9px; padding: 1px 10px; }
+    font-size: 12px; font-weight: 600; border-radius: 8px; padding: 1px 10px; min-height: 16px; }
 QLabel[zk="badge-ok"] { color: %(ok)s; background: %(ok_soft)s; }
 QLabel[zk="badge-warning"] { color: %(warning)s; background: %(warning_soft)s; }
 QLabel[zk="badge-error"] { color: %(error)s; background: %(error_soft)s; }
