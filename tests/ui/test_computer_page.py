@@ -1,0 +1,148 @@
+"""The page about this computer: the verdict in words, what was seen, and the base policy with its fingerprints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PySide6.QtCore import Qt
+from PySide6.QtWidgets import QPushButton
+
+from tests.ui.page_parts import settle, words
+from zk0desk import settings as files
+from zk0desk.settings import Policy, Settings
+from zk0desk.training import hardware
+from zk0desk.training.hardware import Computer, Gpu
+from zk0desk.training.policy_files import read_policy
+from zk0desk.ui.model import AppModel
+from zk0desk.ui.pages.computer import ComputerPage
+
+GB = 10**9
+WORKSTATION = Computer(
+    system="Linux 6.8 x86_64",
+    cpu="Some processor",
+    cores=8,
+    instructions=("avx2", "fma"),
+    memory=32 * GB,
+    memory_free=24 * GB,
+    disk_free=200 * GB,
+    versions={"torch": "2.11.0", "lerobot": "0.6.1", "flwr": "1.41.0"},
+    gpus=(Gpu("cuda", "NVIDIA RTX 4070", 12 * GB, 11 * GB, "580.65.06", (8, 9)),),
+)
+
+
+@pytest.fixture
+def model(tmp_path: Path, qapp) -> Iterator[AppModel]:
+    made = AppModel(tmp_path / "settings.toml", tmp_path / "journal.sqlite")
+    yield made
+    made.close()
+
+
+def open_page(model: AppModel, qtbot) -> ComputerPage:
+    """The page after it has looked."""
+    page = ComputerPage(model)
+    qtbot.addWidget(page)
+    page.resize(1084, 740)
+    page.show()
+    qtbot.waitExposed(page)
+    looked(page, qtbot)
+    return page
+
+
+def looked(page: ComputerPage, qtbot) -> None:
+    qtbot.waitUntil(lambda: page.computer is not None and page.again.isEnabled(), timeout=60_000)
+    settle(qtbot)
+
+
+def described(monkeypatch: pytest.MonkeyPatch, computer: Computer) -> None:
+    monkeypatch.setattr(hardware, "inspect_computer", lambda: computer)
+
+
+def test_this_very_computer_is_told(model: AppModel, qtbot) -> None:
+    page = open_page(model, qtbot)
+    told = dict(page.rows())
+    assert told["Processor"] and "free" in told["Memory"] and "free" in told["Disk"] and "torch" in told["Versions"]
+    assert page.verdict is not None and page.header.answer.text() == page.verdict.sentence
+
+
+def test_a_gpu_is_told_with_its_memory_and_driver(model: AppModel, qtbot, monkeypatch) -> None:
+    described(monkeypatch, WORKSTATION)
+    page = open_page(model, qtbot)
+    assert page.badge.text() == "Ready"
+    told = dict(page.rows())
+    assert "NVIDIA RTX 4070" in told["GPU"] and "driver 580.65.06" in told["GPU"]
+    assert told["Instructions"] == "avx2, fma" and "8 cores" in told["Processor"]
+
+
+def test_a_missing_engine_is_explained_and_the_page_lives(model: AppModel, qtbot, monkeypatch) -> None:
+    described(monkeypatch, replace(WORKSTATION, versions={"torch": "", "lerobot": "", "flwr": ""}))
+    page = open_page(model, qtbot)
+    assert page.verdict is not None and page.verdict.findings
+    for finding in page.verdict.findings:
+        assert finding.what in words(page) and finding.remedy in words(page)
+    assert page.badge.text() != "Ready" and "torch not installed" in dict(page.rows())["Versions"]
+
+
+def test_a_computer_that_is_too_small_cannot_go_on(model: AppModel, demo_policy: Path, qtbot, monkeypatch) -> None:
+    described(monkeypatch, replace(WORKSTATION, gpus=(), memory=GB // 4, memory_free=GB // 50))
+    model.update_settings(Settings(policy=Policy(folder=demo_policy)))
+    page = open_page(model, qtbot)
+    assert page.badge.text() == "Not here" and not page.go_on.isEnabled()
+
+
+def test_looking_again_sees_what_changed(model: AppModel, qtbot, monkeypatch) -> None:
+    described(monkeypatch, replace(WORKSTATION, gpus=()))
+    page = open_page(model, qtbot)
+    assert dict(page.rows())["GPU"] == "none that can train"
+    described(monkeypatch, WORKSTATION)
+    qtbot.mouseClick(page.again, Qt.MouseButton.LeftButton)
+    looked(page, qtbot)
+    assert "RTX 4070" in dict(page.rows())["GPU"] and "RTX 4070" in words(page)
+
+
+def test_the_computer_is_copied_as_text(model: AppModel, qapp, qtbot, monkeypatch) -> None:
+    described(monkeypatch, WORKSTATION)
+    page = open_page(model, qtbot)
+    qtbot.mouseClick(page.copy, Qt.MouseButton.LeftButton)
+    copied = qapp.clipboard().text()
+    assert page.verdict is not None and copied.startswith(page.verdict.sentence) and "GPU: NVIDIA RTX 4070" in copied
+
+
+def test_without_a_policy_the_page_asks_for_one_and_waits(model: AppModel, qtbot, monkeypatch) -> None:
+    described(monkeypatch, WORKSTATION)
+    page = open_page(model, qtbot)
+    assert page.policy_badge.text() == "Not chosen" and "Choose its folder" in words(page) and not page.go_on.isEnabled()
+
+
+def test_a_policy_is_shown_with_both_fingerprints_and_kept(model: AppModel, demo_policy: Path, tmp_path: Path, qtbot, monkeypatch) -> None:
+    described(monkeypatch, WORKSTATION)
+    page = open_page(model, qtbot)
+    page.set_policy(demo_policy)
+    qtbot.waitUntil(lambda: page.files is not None, timeout=60_000)
+    settle(qtbot)
+    known = read_policy(demo_policy)
+    for fact in (known.policy_id, known.backbone_sha256, known.layout.sha256, f"{known.trainable_parameters:,} of them train"):
+        assert fact in words(page)
+    assert files.load(tmp_path / "settings.toml").policy.folder == demo_policy
+    with qtbot.waitSignal(model.showPage) as asked:
+        qtbot.mouseClick(page.go_on, Qt.MouseButton.LeftButton)
+    assert asked.args == ["federation"]
+
+
+def test_a_folder_without_a_policy_is_told_with_what_to_do(model: AppModel, tmp_path: Path, qtbot, monkeypatch) -> None:
+    described(monkeypatch, WORKSTATION)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    model.update_settings(Settings(policy=Policy(folder=empty)))
+    page = open_page(model, qtbot)
+    assert page.policy_badge.text() == "Cannot be used" and str(empty) in page.policy_text.text() and not page.go_on.isEnabled()
+
+
+def test_every_button_has_a_name_and_is_reached_by_the_keyboard(model: AppModel, qtbot, monkeypatch) -> None:
+    described(monkeypatch, WORKSTATION)
+    page = open_page(model, qtbot)
+    buttons = [button for button in page.findChildren(QPushButton) if button.isVisible()]
+    assert buttons and all(button.accessibleName() or button.text() for button in buttons)
+    assert all(button.focusPolicy() & Qt.FocusPolicy.TabFocus for button in buttons)
