@@ -37,8 +37,12 @@ class _Job(QRunnable):
             self._tell(self._answer.done, result)
 
     def _tell(self, signal: object, value: object) -> None:
-        if shiboken6.isValid(self._answer):
+        if not shiboken6.isValid(self._answer):
+            return
+        try:
             signal.emit(value)  # type: ignore[attr-defined]
+        except RuntimeError:
+            log.debug("the widget that asked was closed meanwhile")
 
 
 def in_background[T](

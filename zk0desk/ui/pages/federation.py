@@ -395,18 +395,28 @@ class FederationPage(QWidget):
         self.check.setEnabled(False)
         self.banner.set("info", f"Calling {invitation.address}…", "No key and no name is sent.")
         self.banner.show()
-        in_background(self, lambda: probe(invitation), self._reached, self._not_reached)
+        in_background(
+            self, lambda: probe(invitation), lambda found: self._reached(invitation, found), lambda error: self._not_reached(invitation, error)
+        )
 
-    def _reached(self, found: ProbeResult) -> None:
+    def _of_now(self, invitation: Invitation) -> bool:
+        """Whether an answer about `invitation` still concerns what is shown."""
         self.check.setEnabled(True)
+        settings = self._settings()
+        return settings is not None and settings.federation.invitation == invitation.to_line()
+
+    def _reached(self, invitation: Invitation, found: ProbeResult) -> None:
+        if not self._of_now(invitation):
+            return
         self.banner.set(
             "ok",
             f"The SuperLink answers in {found.latency_ms:.0f} ms; its certificate is the invitation's.",
             "Nothing of yours was sent.",
         )
 
-    def _not_reached(self, error: OperatorError) -> None:
-        self.check.setEnabled(True)
+    def _not_reached(self, invitation: Invitation, error: OperatorError) -> None:
+        if not self._of_now(invitation):
+            return
         self.banner.set("error", error.what, f"{error.why} {error.remedy} Nothing of yours was sent.".strip())
         self.banner.show()
 
