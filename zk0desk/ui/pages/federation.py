@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -395,9 +396,7 @@ class FederationPage(QWidget):
         self.check.setEnabled(False)
         self.banner.set("info", f"Calling {invitation.address}…", "No key and no name is sent.")
         self.banner.show()
-        in_background(
-            self, lambda: probe(invitation), lambda found: self._reached(invitation, found), lambda error: self._not_reached(invitation, error)
-        )
+        in_background(self, lambda: probe(invitation), partial(self._reached, invitation), partial(self._not_reached, invitation))
 
     def _of_now(self, invitation: Invitation) -> bool:
         """Whether an answer about `invitation` still concerns what is shown."""
