@@ -55,7 +55,7 @@ def main() -> int:
                 str(demo),
             ]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "ZK0DESK_HOME": str(Path(temp) / "home")})
-        (*_, busy) = sorted(demo.glob("node-*"), key=lambda folder: int(folder.name.removeprefix("node-")))
+        (*_, busy) = sorted(filter(Path.is_dir, demo.glob("node-*")), key=lambda folder: int(folder.name.removeprefix("node-")))
         for state, home in (("empty", Path(temp) / "empty"), ("busy", busy), ("error", busy)):
             os.environ["ZK0DESK_HOME"] = str(home)
             os.environ["HF_LEROBOT_HOME"] = str(Path(temp) / "lerobot")
