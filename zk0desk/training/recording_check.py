@@ -11,10 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zk0desk.training.camera_mapping import camera_findings
-from zk0desk.training.recording_files import parquet_files, pointer_error, read_lines, read_table, read_tasks, size_on_disk
-from zk0desk.training.recording_info import FETCH_AGAIN, Info, is_pointer, read_info, shown
+from zk0desk.training.recording_files import (
+    MAX_TASKS,
+    Episodes,
+    parquet_files,
+    pointer_error,
+    read_episodes,
+    read_table,
+    read_tasks,
+    size_on_disk,
+)
+from zk0desk.training.recording_info import FETCH_AGAIN, Info, is_pointer, read_info, read_json, shown
 from zk0desk.training.recording_types import Camera, CheckResult, Finding, PolicyNeeds, Recording, RecordingError, Severity, result_of
-from zk0desk.training.thumbnails import first_frame, videos_of
+from zk0desk.training.thumbnails import first_frame, frame_count
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,6 +33,8 @@ NUMBERS = (STATE, ACTION, "timestamp", "frame_index", "episode_index", "index", 
 TOLERANCE_S = 1e-4
 """LeRobot's own: how far a timestamp may lie from the frame that is fetched for it."""
 MAX_ROWS = 20_000_000
+HEADERS = 32
+"""How many videos of a camera are opened; the rest is only looked for."""
 
 
 def describe(folder: Path, info: Info) -> Recording:
@@ -35,7 +46,7 @@ def describe(folder: Path, info: Info) -> Recording:
     )
     return Recording(
         path=folder,
-        name=folder.name or str(folder),
+        name=_name(folder.absolute()),
         robot=info.robot,
         version=info.version,
         episodes=info.episodes,
@@ -52,40 +63,46 @@ def describe(folder: Path, info: Info) -> Recording:
     )
 
 
+def _name(folder: Path) -> str:
+    """The folder's own name; in the Hub's cache, where that is a revision, `user/name`."""
+    if folder.parent.name == "snapshots" and folder.parts[-3].startswith("datasets--"):
+        return shown("/".join(folder.parts[-3].split("--")[1:]))
+    return shown(folder.name or folder)
+
+
 def quick_check(path: Path, needs: PolicyNeeds = PolicyNeeds()) -> CheckResult:
     """Check the recording in `path` for a policy that asks for `needs`. Never raises for what is on the disk."""
     path = Path(path).expanduser()
     try:
         info = read_info(path)
-    except RecordingError as error:
-        return result_of(path, None, [error.finding()])
-    findings: list[Finding] = []
-    try:
         recording = describe(path, info)
     except RecordingError as error:
         return result_of(path, None, [error.finding()])
+    except OSError as error:
+        return result_of(path, None, [_unreadable(error)])
+    findings: list[Finding] = []
     if info.major > 3 or (info.major, info.minor) < (2, 0):
         return result_of(path, recording, [_version(info)])
     try:
         findings += _features(info, needs)
         findings += camera_findings(recording, needs)
-        findings += _videos(path, info)
-        findings += _data(path, info, recording)
+        episodes = read_episodes(path, info)
+        findings += _videos(info, episodes)
+        findings += _data(path, info, recording, episodes)
+        if info.major >= 3:
+            findings += _statistics(path, info)
         if info.major < 3:
             findings.append(_version(info))
     except RecordingError as error:
         findings.append(error.finding())
     except OSError as error:
-        findings.append(
-            Finding(
-                "unreadable",
-                Severity.BLOCKS,
-                "The recording cannot be read.",
-                f"{shown(error)}.",
-                "Check the disk and the permissions, then look again.",
-            )
-        )
+        findings.append(_unreadable(error))
     return result_of(path, recording, findings)
+
+
+def _unreadable(error: OSError) -> Finding:
+    remedy = "Check the disk and the permissions, then look again."
+    return Finding("unreadable", Severity.BLOCKS, "The recording cannot be read.", f"{shown(error)}.", remedy)
 
 
 def _version(info: Info) -> Finding:
@@ -141,35 +158,52 @@ def _features(info: Info, needs: PolicyNeeds) -> list[Finding]:
     return findings
 
 
-def _videos(folder: Path, info: Info) -> list[Finding]:
-    findings = []
-    missing = []
+def _videos(info: Info, episodes: Episodes | None) -> list[Finding]:
+    findings: list[Finding] = []
+    missing: dict[str, int] = {}
     for feature in info.cameras:
-        if feature.dtype != "video" or feature.depth:
+        # A file that is not there makes LeRobot ask the Hub for the whole recording, so none may be missing.
+        videos = [video for video in episodes.videos if video.camera == feature.key] if episodes else []
+        there = [video for video in videos if video.path.is_file()]
+        if feature.dtype != "video" or episodes is None or not episodes.count:
             continue
-        videos = videos_of(folder, info, feature.key)
-        if not videos:
-            missing.append(feature.key)
+        if len(there) < len(videos):
+            missing[feature.key] = len(videos) - len(there)
             continue
         try:
-            for video in videos:
-                if is_pointer(video):
-                    raise pointer_error("/".join(video.parts[-4:]))
-            first_frame(videos[0])
+            for video in there:
+                if is_pointer(video.path):
+                    raise pointer_error("/".join(video.path.parts[-4:]))
+            if not feature.depth:
+                first_frame(there[0].path)
+            for video in there[:HEADERS]:
+                needed, frames = round(video.ends_at * info.fps), frame_count(video.path)
+                if 0 < frames < needed:
+                    findings.append(_short(video.path, frames, needed))
         except RecordingError as error:
             findings.append(error.finding())
     if missing:
-        names = ", ".join(shown(key) for key in missing)
+        count, names = sum(missing.values()), ", ".join(shown(key) for key in missing)
         findings.append(
             Finding(
                 "video-missing",
                 Severity.BLOCKS,
-                f"The video of {'these cameras is' if len(missing) > 1 else 'this camera is'} missing: {names}.",
-                "The description names it, but there is no file in `videos`.",
+                f"{'A video is' if count == 1 else f'{count:,} videos are'} missing, of {names}.",
+                "The recording names files that are not in `videos`.",
                 FETCH_AGAIN,
             )
         )
     return findings
+
+
+def _short(path: Path, frames: int, needed: int) -> Finding:
+    return Finding(
+        "video-too-short",
+        Severity.BLOCKS,
+        f"{shown('/'.join(path.parts[-3:]))} has {frames:,} frames; its episodes need {needed:,}.",
+        "The video was cut off, or belongs to another recording.",
+        FETCH_AGAIN,
+    )
 
 
 @dataclass
@@ -180,12 +214,15 @@ class _Columns:
     values: dict[str, np.ndarray]
 
 
-def _data(folder: Path, info: Info, recording: Recording) -> list[Finding]:
+def _data(folder: Path, info: Info, recording: Recording, episodes: Episodes | None) -> list[Finding]:
     files = parquet_files(folder / "data")
     if not files:
         return [Finding("data-missing", Severity.BLOCKS, "The recording has no data files.", "`data` holds no parquet file.", FETCH_AGAIN)]
     columns = _read(files, info)
-    findings = _counts(folder, info, columns)
+    if not columns.rows:
+        why = "The recording ended before an episode was saved."
+        return [Finding("recording-empty", Severity.BLOCKS, "The recording holds no frames.", why, "Record again.")]
+    findings = _counts(info, columns, episodes)
     findings += _values(columns)
     findings += _times(info, columns)
     if not recording.tasks:
@@ -198,7 +235,58 @@ def _data(folder: Path, info: Info, recording: Recording) -> list[Finding]:
                 "Copy the recording again with `meta/tasks`, or record again with a task.",
             )
         )
+    else:
+        findings += _task_numbers(recording, columns)
     return findings
+
+
+def _task_numbers(recording: Recording, columns: _Columns) -> list[Finding]:
+    numbers = columns.values.get("task_index")
+    if numbers is None or not len(numbers) or len(recording.tasks) == MAX_TASKS:
+        return []
+    bad = (numbers < 0) | (numbers >= len(recording.tasks))
+    if not bad.any():
+        return []
+    return [
+        Finding(
+            "task-unknown",
+            Severity.BLOCKS,
+            f"{int(bad.sum()):,} frames belong to a task that is not listed.",
+            f"The recording lists {len(recording.tasks)}; the first such frame names number {int(numbers[bad][0])}, counted from 0.",
+            FETCH_AGAIN,
+        )
+    ]
+
+
+def _statistics(folder: Path, info: Info) -> list[Finding]:
+    """State and action are normalised with the recording's own statistics."""
+    import numpy as np
+
+    path = folder / "meta" / "stats.json"
+    try:
+        if is_pointer(path):
+            raise pointer_error("meta/stats.json")
+        stats = read_json(path, 64 * 2**20)
+        for key in (STATE, ACTION):
+            for word in ("mean", "std"):
+                values = np.asarray(stats[key][word], np.float64) if key in info.features else np.zeros(0)
+                if not np.isfinite(values).all() or (key in info.features and values.size != info.features[key].dim):
+                    raise ValueError(f"`{word}` of {key} is not {info.features[key].dim} finite numbers")
+    except FileNotFoundError:
+        why = "There is no meta/stats.json."
+    except (OSError, ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
+        why = f"meta/stats.json: {shown(error)}."
+    else:
+        return []
+    return [
+        Finding(
+            "statistics-missing",
+            Severity.REPAIRABLE,
+            "The recording's statistics are missing or cannot be used.",
+            f"{why} State and action are normalised with them.",
+            "Compute them again in a copy; the frames are whole.",
+        )
+    ]
 
 
 def _read(files: list[Path], info: Info) -> _Columns:
@@ -245,11 +333,12 @@ def _as_array(column: object, name: str, dim: int) -> np.ndarray:
             FETCH_AGAIN,
             code="column-wrong",
         )
-    array = np.asarray(flat.to_numpy(zero_copy_only=False))
+    # Arrow's own conversion would import pandas, which takes longer than the whole check.
+    array = np.from_dlpack(flat) if len(flat) else np.zeros(0)
     return array.reshape(rows, dim) if name in (STATE, ACTION) else array
 
 
-def _counts(folder: Path, info: Info, columns: _Columns) -> list[Finding]:
+def _counts(info: Info, columns: _Columns, listed: Episodes | None) -> list[Finding]:
     import numpy as np
 
     episodes = int(np.unique(columns.values["episode_index"]).size)
@@ -265,30 +354,21 @@ def _counts(folder: Path, info: Info, columns: _Columns) -> list[Finding]:
                 FETCH_AGAIN,
             )
         )
-    told = _told_episodes(folder, info)
-    if told is None:
+    if listed is None:
         findings.append(
             Finding("episodes-missing", Severity.BLOCKS, "The table of episodes is missing.", "`meta/episodes` holds no file.", FETCH_AGAIN)
         )
-    elif told != episodes and told != info.episodes:
+    elif listed.count not in (episodes, info.episodes):
         findings.append(
             Finding(
                 "episodes-differ",
                 Severity.BLOCKS,
-                f"The table of episodes lists {told:,}; the data holds {episodes:,}.",
+                f"The table of episodes lists {listed.count:,}; the data holds {episodes:,}.",
                 "LeRobot finds frames through that table.",
                 FETCH_AGAIN,
             )
         )
     return findings
-
-
-def _told_episodes(folder: Path, info: Info) -> int | None:
-    if info.major < 3:
-        path = folder / "meta" / "episodes.jsonl"
-        return sum(1 for _ in read_lines(path)) if path.is_file() else None
-    files = parquet_files(folder / "meta" / "episodes")
-    return sum(read_table(path, ["episode_index"]).num_rows for path in files) if files else None
 
 
 def _values(columns: _Columns) -> list[Finding]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,8 @@ MAX_LINES = 1_000_000
 
 
 def parquet_files(folder: Path) -> list[Path]:
-    """The parquet files under `folder`, in the order of their names."""
-    return sorted(path for path in folder.rglob("*.parquet") if path.is_file()) if folder.is_dir() else []
+    """The parquet files in the chunks of `folder`, as LeRobot looks for them (links followed), in the order of their names."""
+    return sorted(path for path in folder.glob("*/*.parquet") if path.is_file())
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
@@ -86,7 +87,83 @@ def read_tasks(folder: Path, info: Info) -> tuple[str, ...]:
     column = next((name for name in ("task", "__index_level_0__") if name in table.column_names), None)
     if column is None:
         return ()
-    return tuple(shown(task, 500) for task in table.column(column).to_pylist()[:MAX_TASKS] if isinstance(task, str))
+    try:
+        return tuple(shown(task, 500) for task in table.column(column)[:MAX_TASKS].to_pylist() if isinstance(task, str))
+    except ValueError as error:
+        raise RecordingError("meta/tasks.parquet cannot be read.", f"{shown(error)}.", FETCH_AGAIN, code="metadata-unreadable") from error
+
+
+@dataclass(frozen=True)
+class VideoFile:
+    """A video that the episodes' table names: its camera's key, and the second at which its last episode ends in it."""
+
+    camera: str
+    path: Path
+    ends_at: float
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """The table of episodes: how many there are, and in which video files."""
+
+    count: int
+    videos: tuple[VideoFile, ...]
+
+
+def read_episodes(folder: Path, info: Info) -> Episodes | None:
+    """The table of episodes, None where there is none. `RecordingError` where it cannot be read."""
+    cameras = [feature.key for feature in info.cameras if feature.dtype == "video"]
+    ends: dict[tuple[str, Path], float] = {}
+    count = 0
+    if info.major < 3:
+        path = folder / "meta" / "episodes.jsonl"
+        if not path.is_file():
+            return None
+        for line in read_lines(path):
+            episode, length = line.get("episode_index"), line.get("length")
+            if not _is_number(episode) or not _is_number(length):
+                raise _bad_episodes("An episode has no number or no length")
+            count += 1
+            at = {"episode_index": episode, "episode_chunk": episode // info.chunks_size, "chunk_index": 0, "file_index": 0}
+            ends |= {(key, folder / info.video_file(key, **at)): length / info.fps for key in cameras}
+        return Episodes(count, _video_files(ends))
+    files = parquet_files(folder / "meta" / "episodes")
+    for path in files:
+        names = ["episode_index", *(f"videos/{key}/{part}" for key in cameras for part in ("chunk_index", "file_index", "to_timestamp"))]
+        columns = _columns(read_table(path, names))
+        absent = [name for name in names if name not in columns]
+        if absent:
+            raise _bad_episodes(f"It has no column {shown(absent[0])}")
+        count += len(columns["episode_index"])
+        for key in cameras:
+            where = (columns[f"videos/{key}/{part}"] for part in ("chunk_index", "file_index", "to_timestamp"))
+            for episode, chunk, file, end in zip(columns["episode_index"], *where, strict=True):
+                if not all(_is_number(number) for number in (episode, chunk, file)) or not isinstance(end, float):
+                    raise _bad_episodes("An episode does not say in which video it is")
+                at = {"chunk_index": chunk, "file_index": file, "episode_index": episode, "episode_chunk": episode // info.chunks_size}
+                place = (key, folder / info.video_file(key, **at))
+                ends[place] = max(ends.get(place, 0.0), end)
+    return Episodes(count, _video_files(ends)) if files else None
+
+
+def _columns(table: pa.Table) -> dict[str, list[Any]]:
+    try:
+        columns: dict[str, list[Any]] = table.to_pydict()
+        return columns
+    except ValueError as error:
+        raise _bad_episodes(shown(error)) from error
+
+
+def _video_files(ends: dict[tuple[str, Path], float]) -> tuple[VideoFile, ...]:
+    return tuple(VideoFile(camera, path, end) for (camera, path), end in ends.items())
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
+
+
+def _bad_episodes(why: str) -> RecordingError:
+    return RecordingError("The table of episodes cannot be used.", f"{why}.", FETCH_AGAIN, code="episodes-wrong")
 
 
 def size_on_disk(folder: Path) -> int:

@@ -38,7 +38,8 @@ MAX_FOLDERS = 20_000
 
 def standard_folders() -> list[Path]:
     """Where LeRobot keeps recordings itself: `HF_LEROBOT_HOME` and the Hub's cache below it."""
-    cache = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    cache = Path(os.environ.get("HF_HOME", f"{base}/huggingface")).expanduser()
     return [Path(os.environ.get("HF_LEROBOT_HOME", cache / "lerobot")).expanduser()]
 
 

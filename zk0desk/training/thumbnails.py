@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zk0desk.training.recording_files import parquet_files, read_table
+from zk0desk.training.recording_files import parquet_files, read_episodes
 from zk0desk.training.recording_info import FETCH_AGAIN, Info, is_pointer, read_info, shown
 from zk0desk.training.recording_types import RecordingError
 
@@ -18,15 +18,24 @@ MAX_PIXELS = 64_000_000
 
 
 def videos_of(folder: Path, info: Info, camera: str) -> list[Path]:
-    """The video files of `camera` that are there, in the order of their names."""
-    if info.major >= 3:
-        return sorted((folder / "videos" / camera).rglob("*.mp4"))
-    return sorted((folder / "videos").glob(f"*/{camera}/*.mp4"))
+    """The video files of `camera` that the table of episodes names and that are there, in its order."""
+    episodes = read_episodes(folder, info)
+    return [video.path for video in episodes.videos if video.camera == camera and video.path.is_file()] if episodes else []
 
 
 def first_frame(path: Path) -> np.ndarray:
     """The first frame of a video: H x W x 3, uint8. `RecordingError` says what is wrong with it."""
+    return _play(path)[1]
+
+
+def frame_count(path: Path) -> int:
+    """How many frames a video's header tells of, 0 where it does not. `RecordingError` says what is wrong with it."""
+    return _play(path, decode=False)[0]
+
+
+def _play(path: Path, *, decode: bool = True) -> tuple[int, np.ndarray]:
     import av
+    import numpy as np
 
     name = shown("/".join(path.parts[-4:]))
     why = "It holds no picture."
@@ -40,11 +49,13 @@ def first_frame(path: Path) -> np.ndarray:
             )
         with av.open(str(path)) as container:
             stream = next(iter(container.streams.video), None)
-            if stream is not None and stream.width * stream.height <= MAX_PIXELS:
+            # A stream whose codec is not known has no codec context, and with it no size.
+            if stream is not None and stream.codec_context is not None and stream.width * stream.height <= MAX_PIXELS:
+                if not decode:
+                    return stream.frames, np.empty((0, 0, 3), np.uint8)
                 for frame in container.decode(stream):
-                    picture: np.ndarray = frame.to_ndarray(format="rgb24")
-                    return picture
-    except (av.FFmpegError, OSError, ValueError, RuntimeError) as error:
+                    return stream.frames, frame.to_ndarray(format="rgb24")
+    except (av.FFmpegError, OSError, ValueError, RuntimeError, MemoryError) as error:
         why = f"PyAV says: {shown(error)}."
     raise RecordingError(f"{name} cannot be played.", why, FETCH_AGAIN, code="video-unreadable")
 
@@ -72,16 +83,21 @@ def thumbnail(path: Path, camera_key: str, width: int = 160) -> np.ndarray:
 
 
 def _embedded(path: Path, camera_key: str) -> Image.Image:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
     from PIL import Image, UnidentifiedImageError
 
-    files = parquet_files(path / "data")
-    table = read_table(files[0], [camera_key]) if files else None
-    value = table.column(0)[0].as_py() if table is not None and table.num_columns and table.num_rows else None
-    raw = value.get("bytes") if isinstance(value, dict) else None
     why = "Its column is empty."
     try:
-        if raw:
-            return Image.open(io.BytesIO(raw))
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        for name in parquet_files(path / "data")[:1]:
+            with pq.ParquetFile(name) as file:
+                # One row: all pictures of a recording do not fit into memory.
+                for batch in file.iter_batches(1, columns=[camera_key]):
+                    value = batch.column(0)[0].as_py() if batch.num_columns else None
+                    raw = value.get("bytes") if isinstance(value, dict) else None
+                    if raw:
+                        return Image.open(io.BytesIO(raw))
+                    break
+    except (UnidentifiedImageError, OSError, ValueError, pa.ArrowException, Image.DecompressionBombError) as error:
         why = f"{shown(error)}."
     raise RecordingError(f"Camera {shown(camera_key)} has no picture that can be read.", why, FETCH_AGAIN, code="image-unreadable")
