@@ -67,10 +67,14 @@ def _headless(plan: DemoPlan) -> int:
         data = event.to_json()
         if not isinstance(event, DemoFinished):
             data = {"source": source, **data}
-            with writing:
-                print(json.dumps(data), flush=True)
+            try:
+                with writing:
+                    print(json.dumps(data), flush=True)
+            except BrokenPipeError:
+                unread.set()
+                federation.interrupt()
 
-    interrupted = threading.Event()
+    interrupted, unread = threading.Event(), threading.Event()
     federation = DemoFederation(plan, show, own_node=True)
 
     def on_signal(_number: int, _frame: object) -> None:
@@ -84,6 +88,9 @@ def _headless(plan: DemoPlan) -> int:
     except DemoFailed:
         if interrupted.is_set():
             return int(ExitStatus.INTERRUPTED)
+        if unread.is_set():
+            # Whoever read the events went away (`zk0desk demo --headless | head`).
+            raise BrokenPipeError from None
         raise
     finally:
         federation.close()
