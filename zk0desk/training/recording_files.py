@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from zk0desk.training.recording_info import FETCH_AGAIN, Info, is_pointer, shown
 from zk0desk.training.recording_types import RecordingError
@@ -138,7 +138,7 @@ def read_episodes(folder: Path, info: Info) -> Episodes | None:
         for key in cameras:
             where = (columns[f"videos/{key}/{part}"] for part in ("chunk_index", "file_index", "to_timestamp"))
             for episode, chunk, file, end in zip(columns["episode_index"], *where, strict=True):
-                if not all(_is_number(number) for number in (episode, chunk, file)) or not isinstance(end, float):
+                if not (_is_number(episode) and _is_number(chunk) and _is_number(file) and isinstance(end, float)):
                     raise _bad_episodes("An episode does not say in which video it is")
                 at = {"chunk_index": chunk, "file_index": file, "episode_index": episode, "episode_chunk": episode // info.chunks_size}
                 place = (key, folder / info.video_file(key, **at))
@@ -158,7 +158,7 @@ def _video_files(ends: dict[tuple[str, Path], float]) -> tuple[VideoFile, ...]:
     return tuple(VideoFile(camera, path, end) for (camera, path), end in ends.items())
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
 
 
