@@ -31,6 +31,8 @@ PR_SET_CHILD_SUBREAPER = 36
 GRACE_S = 1.0
 """How long a child that is asked to end may take before it is killed."""
 PREFIX = "zk0desk-demo-"
+NICE = 10
+"""What the guard starts makes way for the window and whatever else a person does meanwhile."""
 
 
 class _Processes:
@@ -127,6 +129,8 @@ def main(keep: str = "") -> None:
     for number in (signal.SIGINT, signal.SIGTERM, *((signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ())):
         signal.signal(number, signal.SIG_IGN)
     _adopt_orphans()
+    if hasattr(os, "nice"):
+        os.nice(NICE)
     processes = _Processes()
     folder = Path(keep) if keep else Path(tempfile.mkdtemp(prefix=PREFIX))
     try:

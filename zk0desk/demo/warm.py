@@ -20,16 +20,12 @@ import traceback
 from typing import Any, NoReturn
 
 from zk0desk.quiet import quiet_libraries
+from zk0desk.training.loading import ENGINE
 
 AVAILABLE = sys.platform == "linux"
 CALLS = ("zk0desk.cli", "zk0desk.demo.prepare")
 MODULES = (
-    "torch",
-    "lerobot.policies.smolvla.modeling_smolvla",
-    "lerobot.policies.smolvla.processor_smolvla",
-    "lerobot.datasets.lerobot_dataset",
-    "zk0desk.training.trainer",
-    "zk0desk.training.evaluation",
+    *ENGINE,
     "zk0desk.training.demo_data",
     "zk0desk.training.recordings",
     "zk0desk.federation.node",

@@ -29,6 +29,7 @@ from zk0desk.federation.updates import encoded_bytes
 from zk0desk.journal import Journal, LedgerEntry
 from zk0desk.quiet import quiet_libraries
 from zk0desk.settings import Settings
+from zk0desk.training.loading import gentle_imports
 
 if TYPE_CHECKING:
     import numpy as np
@@ -160,7 +161,8 @@ class Node:
     def _open(self) -> Fleet:
         quiet_libraries()
         try:
-            from zk0desk.federation.fleet import Fleet
+            with gentle_imports():
+                from zk0desk.federation.fleet import Fleet
         except ImportError as error:
             raise EngineMissingError(
                 "The connection to federations cannot be loaded.", f"{error}.", "Install it: pip install 'zk0desk[engine]'."

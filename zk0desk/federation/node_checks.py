@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from zk0desk.federation.credentials import NodeKey, load_or_make_key
 from zk0desk.federation.interruptible import interruptible
 from zk0desk.federation.invitation import Invitation
 from zk0desk.settings import Settings
+from zk0desk.training.loading import gentle_imports
 
 if TYPE_CHECKING:
     from zk0desk.training.policy_files import PolicyFiles
@@ -73,6 +75,9 @@ def prepare(settings: Settings, control: NodeControl) -> Ready:
 
 def check_recordings(settings: Settings, files: PolicyFiles) -> int:
     """The number of frames of the chosen recordings; `RecordingUnfit` names the first that cannot be trained on, and why."""
+    with contextlib.suppress(ImportError), gentle_imports("pyarrow"):
+        import pyarrow.compute
+        import pyarrow.parquet  # noqa: F401 - what the check would import in a moment
     from zk0desk.training.recordings import fit_together, quick_check
 
     needs = files.needs

@@ -21,9 +21,9 @@ class Engine:
     """What trains on this computer: the loaded policy and its trainer. Loading takes seconds to minutes."""
 
     def __init__(self, settings: Settings, files: PolicyFiles, *, emit: Sink, control: NodeControl) -> None:
-        from zk0desk.quiet import quiet_libraries
+        from zk0desk.training.loading import load_engine
 
-        quiet_libraries()
+        load_engine()
         from zk0desk.training.policy import TrainablePolicy
         from zk0desk.training.trainer import LocalTrainer
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zk0desk.errors import EngineMissingError
 from zk0desk.quiet import quiet_libraries
 from zk0desk.settings import ChosenRecording
 from zk0desk.training.layout import Layout
+from zk0desk.training.loading import load_engine
 from zk0desk.training.policy_files import (
     BACKBONE,
     PolicyError,
@@ -54,14 +54,11 @@ class TrainablePolicy:
         """Load the policy in `folder`. `PolicyError` when it cannot be; `EngineMissingError` without torch or LeRobot."""
         quiet_libraries()
         files = read_policy(Path(folder))
-        try:
-            import torch
-            from lerobot.configs import PreTrainedConfig
-            from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
-        except (ImportError, OSError) as error:
-            raise EngineMissingError(
-                "The training engine cannot be loaded.", f"{error}.", "Install it: pip install 'zk0desk[engine]'."
-            ) from error
+        load_engine()
+        import torch
+        from lerobot.configs import PreTrainedConfig
+        from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
+
         try:
             _hush_lerobot()
             config = PreTrainedConfig.from_pretrained(files.folder)

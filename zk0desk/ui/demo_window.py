@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 
 from PySide6.QtCore import QObject, QThread, QTimer, Signal
 
@@ -41,8 +42,8 @@ class _Events(QObject):
     came = Signal(object)
 
 
-def run_demo(plan: DemoPlan) -> int:
-    """Run the demo in a window until that is closed; the exit status."""
+def run_demo(plan: DemoPlan, on_ready: Callable[[MainWindow], object] | None = None) -> int:
+    """Run the demo in a window until that is closed; the exit status. `on_ready` is called after the first paint."""
     from zk0desk.ui.main import application, run
 
     events = _Events()
@@ -68,6 +69,8 @@ def run_demo(plan: DemoPlan) -> int:
         window.show_page("training")
         _explain(window)
         thread.start()
+        if on_ready is not None:
+            on_ready(window)
         # Python handles signals between its own instructions only; the timer gives it a turn.
         turn = QTimer(window)
         turn.timeout.connect(lambda: None)
