@@ -13,7 +13,9 @@ from tests.ui.page_parts import drop, settle, words
 from zk0desk import settings as files
 from zk0desk.settings import ChosenRecording, Policy, Recordings, Settings
 from zk0desk.ui.model import AppModel
-from zk0desk.ui.pages.recordings import RecordingCard, RecordingsPage, duration, megabytes, thousands
+from zk0desk.ui.pages.recording_list import RecordingCard
+from zk0desk.ui.pages.recording_words import duration, megabytes, thousands
+from zk0desk.ui.pages.recordings import RecordingsPage
 from zk0desk.ui.widgets import FindingRow
 
 
@@ -127,10 +129,10 @@ def test_the_keyboard_chooses_and_shows(model: AppModel, demo_recording: Path, t
 
 def test_the_search_hides_what_does_not_fit(model: AppModel, demo_recording: Path, qtbot) -> None:
     page = open_page(model, qtbot, demo_recording)
-    qtbot.keyClicks(page.search, "no such arm")
+    qtbot.keyClicks(page.listing.search, "no such arm")
     assert not card(page, "node-0").isVisible()
-    page.search.clear()
-    qtbot.keyClicks(page.search, "NODE")
+    page.listing.search.clear()
+    qtbot.keyClicks(page.listing.search, "NODE")
     assert card(page, "node-0").isVisible()
 
 

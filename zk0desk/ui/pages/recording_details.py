@@ -1,0 +1,120 @@
+"""What is known of one recording: its facts, its cameras, the episodes that are left out, and what the check found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from PySide6.QtCore import QUrl
+from PySide6.QtGui import QDesktopServices
+from PySide6.QtWidgets import QHBoxLayout, QLineEdit, QVBoxLayout, QWidget
+
+from zk0desk.ui import theme
+from zk0desk.ui.pages.camera_table import CameraTable
+from zk0desk.ui.pages.recording_words import dimensions, duration, megabytes, thousands, verdict
+from zk0desk.ui.widgets import Badge, Card, FindingRow, Heading, KeyValueGrid, LinkButton, Text
+
+if TYPE_CHECKING:
+    from zk0desk.settings import ChosenRecording
+    from zk0desk.training.recordings import CheckResult, PolicyNeeds
+
+Change = Callable[..., None]
+"""Called with what is to be kept of a chosen recording: `cameras`, `leave_out`."""
+
+
+class RecordingDetails(QWidget):
+    """The right side of the page. `show_result` fills it anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._column = QVBoxLayout(self)
+        self._column.setContentsMargins(0, 0, theme.SPACE_2, 0)
+        self._column.setSpacing(theme.SPACE_3)
+
+    def show_result(self, result: CheckResult, needs: PolicyNeeds, chosen: ChosenRecording | None, change: Change) -> None:
+        """Show `result`; what a person changes of a `chosen` recording goes to `change`."""
+        while self._column.count():
+            item = self._column.takeAt(0)
+            if item is not None and (widget := item.widget()) is not None:
+                widget.hide()
+                widget.deleteLater()
+        recording = result.recording
+        self._column.addWidget(_head(result))
+        if recording:
+            self._column.addWidget(
+                KeyValueGrid(
+                    [
+                        ("Robot", recording.robot or "not named"),
+                        ("Format", recording.version),
+                        ("Episodes / frames", f"{recording.episodes} / {thousands(recording.frames)}"),
+                        ("Rate", f"{recording.fps:g} fps, {duration(recording.duration)}"),
+                        ("State", dimensions(recording.state_dim, recording.state_names)),
+                        ("Action", dimensions(recording.action_dim, recording.action_names)),
+                        ("Task", "; ".join(recording.tasks[:3]) + (" …" if len(recording.tasks) > 3 else "") or "none"),
+                        ("On disk", f"{megabytes(recording.bytes_on_disk)}, never leaves"),
+                    ]
+                )  # fmt: skip
+            )
+            if recording.cameras:
+                self._column.addWidget(CameraTable(result, needs, chosen, lambda slots: change(cameras=slots)))
+            if chosen is not None:
+                self._column.addWidget(_LeavingOut(chosen, recording.episodes, change))
+        findings = Card("What the check found")
+        for finding in result.findings:
+            findings.body.addWidget(FindingRow(finding))
+        if not result.findings:
+            findings.body.addWidget(FindingRow(_Fine("It can be read and fits the policy", "Looked at just now; no file was changed.")))
+        self._column.addWidget(findings)
+        self._column.addStretch(1)
+
+
+def _head(result: CheckResult) -> QWidget:
+    widget = QWidget()
+    row = QHBoxLayout(widget)
+    row.setContentsMargins(0, 0, 0, 0)
+    row.addWidget(Heading(result.recording.name if result.recording else result.path.name, 2))
+    row.addSpacing(theme.SPACE_1)
+    row.addWidget(Badge(*verdict(result)))
+    row.addStretch(1)
+    row.addWidget(LinkButton("Show in &folder", "", lambda: QDesktopServices.openUrl(QUrl.fromLocalFile(str(result.path)))))
+    return widget
+
+
+class _LeavingOut(QWidget):
+    """The episodes of a chosen recording that are not trained on."""
+
+    def __init__(self, chosen: ChosenRecording, episodes: int, change: Change) -> None:
+        super().__init__()
+        self._episodes, self._change = episodes, change
+        row = QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.setSpacing(theme.SPACE_3)
+        label = Text("Leave out e&pisodes", "muted", wrap=False)
+        self._field = QLineEdit(", ".join(str(number) for number in chosen.leave_out))
+        self._field.setPlaceholderText("none; such as 7, 31")
+        self._field.setAccessibleName("Episodes that are not trained on")
+        label.setBuddy(self._field)
+        self._problem = Text("", "error", wrap=False)
+        row.addWidget(label)
+        row.addWidget(self._field, 1)
+        row.addWidget(self._problem)
+        self._field.editingFinished.connect(self._typed)
+
+    def _typed(self) -> None:
+        try:
+            numbers = sorted({int(part) for part in self._field.text().replace(",", " ").split()})
+        except ValueError:
+            numbers = [-1]
+        last = self._episodes - 1
+        wrong = any(not 0 <= number <= last for number in numbers)
+        self._problem.setText(f"Numbers from 0 to {last}." if wrong else "One has to stay." if len(numbers) > last else "")
+        if not self._problem.text():
+            self._change(leave_out=tuple(numbers))
+
+
+class _Fine:
+    severity = "ok"
+    remedy = ""
+
+    def __init__(self, what: str, why: str) -> None:
+        self.what, self.why = what, why
