@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from zk0desk.control import NodeControl
     from zk0desk.journal import Journal
     from zk0desk.settings import Settings
+    from zk0desk.ui.hardware_look import HardwareLook
     from zk0desk.ui.node_thread import NodeThread
     from zk0desk.ui.run_data import RunData
 
@@ -67,6 +68,7 @@ class AppModel(QObject):
     nodeEnded = Signal()
     showPage = Signal(str)
     invitationOpened = Signal(str)
+    hardwareSeen = Signal()
 
     def __init__(self, settings_path: Path | None = None, journal_path: Path | None = None, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -76,6 +78,8 @@ class AppModel(QObject):
         self.control: NodeControl | None = None
         self.pending_invitation = ""
         self.last_notice: events.Notice | None = None
+        self.hardware: HardwareLook | None = None
+        """What was seen of this computer last; `hardwareSeen` fires when it was looked at."""
         self._settings: Settings | None = None
         self._journal: Journal | None = None
         self._thread: NodeThread | None = None
