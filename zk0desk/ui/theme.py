@@ -12,6 +12,8 @@ from PySide6.QtCore import QObject, Qt, Signal
 from PySide6.QtGui import QColor, QPalette
 from PySide6.QtWidgets import QApplication, QStyleFactory
 
+from zk0desk.resources import resource
+
 Choice = Literal["system", "light", "dark"]
 
 TOKENS: dict[str, tuple[str, str]] = {
@@ -137,8 +139,12 @@ def palette() -> QPalette:
 
 def style_sheet() -> str:
     """The one style sheet. Widgets say what they are by the property `zk`."""
-    c = {name.replace("-", "_"): _hex(name) for name in TOKENS}
-    return _SHEET % c
+    values = {name.replace("-", "_"): _hex(name) for name in TOKENS}
+    scheme = "dark" if _state["dark"] else "light"
+    for way in ("down", "up"):
+        values[way] = resource(f"controls/{way}-{scheme}.svg").as_posix()
+        values[f"{way}_off"] = resource(f"controls/{way}-{scheme}-off.svg").as_posix()
+    return _SHEET % values
 
 
 _SHEET = """
@@ -193,10 +199,35 @@ QPushButton[zk="tab"] { background: transparent; border: none; border-bottom: 2p
 QPushButton[zk="tab"]:checked { color: %(text)s; border-bottom: 2px solid %(accent)s; }
 QPushButton[zk="tab"]:hover { color: %(text)s; }
 QPushButton[zk="tab"]:focus { color: %(accent)s; border-bottom: 2px solid %(control)s; }
-QLineEdit, QPlainTextEdit, QTextEdit, QSpinBox, QDoubleSpinBox { background: %(surface)s; border: 1px solid %(control)s;
-    border-radius: 7px; padding: 5px 9px; selection-background-color: %(accent)s; selection-color: %(on_accent)s; }
-QLineEdit:focus, QPlainTextEdit:focus, QTextEdit:focus, QSpinBox:focus, QDoubleSpinBox:focus {
-    border: 2px solid %(accent)s; padding: 4px 8px; }
+QLineEdit, QPlainTextEdit, QTextEdit, QAbstractSpinBox, QComboBox { background: %(surface)s; color: %(text)s;
+    border: 1px solid %(control)s; border-radius: 7px; padding: 6px 9px;
+    selection-background-color: %(accent)s; selection-color: %(on_accent)s; }
+QLineEdit, QAbstractSpinBox, QComboBox { min-height: 19px; }
+QLineEdit:hover, QPlainTextEdit:hover, QTextEdit:hover, QAbstractSpinBox:hover, QComboBox:hover { border-color: %(text)s; }
+QLineEdit:focus, QPlainTextEdit:focus, QTextEdit:focus, QAbstractSpinBox:focus, QComboBox:focus, QComboBox:on {
+    border: 2px solid %(accent)s; padding: 5px 8px; }
+QLineEdit:disabled, QPlainTextEdit:disabled, QTextEdit:disabled, QAbstractSpinBox:disabled, QComboBox:disabled {
+    background: %(background)s; color: %(muted)s; border: 1px solid %(border)s; }
+QComboBox { combobox-popup: 0; padding-right: 30px; }
+QComboBox:focus, QComboBox:on { padding-right: 29px; }
+QComboBox::drop-down { subcontrol-origin: border; subcontrol-position: center right; width: 30px; border: none; background: transparent; }
+QComboBox::down-arrow { image: url("%(down)s"); width: 12px; height: 12px; }
+QComboBox::down-arrow:disabled { image: url("%(down_off)s"); }
+QComboBox QAbstractItemView { background: %(raised)s; color: %(text)s; border: 1px solid %(control)s; border-radius: 0; padding: 4px;
+    selection-background-color: %(soft)s; selection-color: %(accent)s; outline: none; }
+QComboBox QAbstractItemView::item { min-height: 26px; padding: 0 6px; border-radius: 5px; }
+QComboBox QAbstractItemView::item:hover, QComboBox QAbstractItemView::item:selected { background: %(soft)s; color: %(accent)s; }
+QAbstractSpinBox { padding-right: 28px; }
+QAbstractSpinBox:focus { padding-right: 27px; }
+QAbstractSpinBox::up-button, QAbstractSpinBox::down-button {
+    subcontrol-origin: border; width: 26px; border: none; background: transparent; }
+QAbstractSpinBox::up-button { subcontrol-position: top right; margin: 3px 2px 0 0; }
+QAbstractSpinBox::down-button { subcontrol-position: bottom right; margin: 0 2px 3px 0; }
+QAbstractSpinBox::up-button:hover, QAbstractSpinBox::down-button:hover { background: %(soft)s; border-radius: 4px; }
+QAbstractSpinBox::up-arrow { image: url("%(up)s"); width: 10px; height: 10px; }
+QAbstractSpinBox::down-arrow { image: url("%(down)s"); width: 10px; height: 10px; }
+QAbstractSpinBox::up-arrow:disabled, QAbstractSpinBox::up-arrow:off { image: url("%(up_off)s"); }
+QAbstractSpinBox::down-arrow:disabled, QAbstractSpinBox::down-arrow:off { image: url("%(down_off)s"); }
 QProgressBar { background: %(border)s; border: none; border-radius: 3px; max-height: 6px; min-height: 6px; }
 QProgressBar::chunk { background: %(accent)s; border-radius: 3px; }
 QTableView, QTreeView, QListView { background: %(surface)s; border: 1px solid %(border)s; border-radius: 10px; gridline-color: %(border)s;
