@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
-import ssl
-import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PySide6.QtCore import QMimeData, Qt, QUrl
-from PySide6.QtWidgets import QDialog, QPlainTextEdit
+from PySide6.QtWidgets import QPushButton
 
 from tests.federation.coordinator_parts import make_server
 from tests.ui.page_parts import drop, settle, words
+from zk0desk import events
 from zk0desk import settings as files
-from zk0desk.federation import probe as probing
 from zk0desk.federation.consent import consent_digest, never_leaves
 from zk0desk.federation.invitation import Invitation
+from zk0desk.federation.messages import TRAIN_METRICS
 from zk0desk.federation.node_state import NodeState
 from zk0desk.federation.server_folder import ServerFolder
 from zk0desk.settings import ChosenRecording, Federation, Policy, Recordings, Settings
+from zk0desk.training import hardware
+from zk0desk.training.recordings import read_recording
 from zk0desk.ui.model import AppModel
+from zk0desk.ui.pages.example_message import ExampleDialog
 from zk0desk.ui.pages.federation import FederationPage
 
 
@@ -58,10 +59,12 @@ def change(model: AppModel, **sections: object) -> None:
     model.update_settings(model.settings.model_copy(update=sections))
 
 
-def ready(model: AppModel, server: ServerFolder, tmp_path: Path) -> None:
-    """All steps but the consent."""
+def ready(page: FederationPage, tmp_path: Path, qtbot) -> None:
+    """All steps but the consent, once this computer was looked at."""
     policy = tmp_path / "coordinator" / "policy"
-    change(model, recordings=Recordings(chosen=(ChosenRecording(path=tmp_path / "arm"),)), policy=Policy(folder=policy))
+    change(page.model, recordings=Recordings(chosen=(ChosenRecording(path=tmp_path / "arm"),)), policy=Policy(folder=policy))
+    qtbot.waitUntil(lambda: page.model.hardware is not None, timeout=30_000)
+    settle(qtbot)
 
 
 def test_a_pasted_invitation_is_explained_and_nothing_is_agreed_to(page: FederationPage, invitation: Invitation, qtbot) -> None:
@@ -112,13 +115,13 @@ def test_a_file_that_cannot_be_read_is_told(page: FederationPage, tmp_path: Path
 
 
 def test_join_waits_for_every_step_and_says_which_is_missing(
-    page: FederationPage, server: ServerFolder, invitation: Invitation, tmp_path: Path, qtbot
+    page: FederationPage, invitation: Invitation, tmp_path: Path, qtbot
 ) -> None:
     page.take(invitation.to_line())
     page.agree.setChecked(True)
     assert not page.join.isEnabled()
     assert "Choose at least one recording." in page.blocked.text() and "policy" in page.blocked.text()
-    ready(page.model, server, tmp_path)
+    ready(page, tmp_path, qtbot)
     assert page.join.isEnabled() and page.blocked.text() == ""
     page.agree.setChecked(False)
     assert not page.join.isEnabled() and "tick the box" in page.blocked.text()
@@ -126,11 +129,11 @@ def test_join_waits_for_every_step_and_says_which_is_missing(
 
 
 def test_join_keeps_what_was_agreed_to_and_shows_the_training(
-    page: FederationPage, server: ServerFolder, invitation: Invitation, tmp_path: Path, qtbot, monkeypatch
+    page: FederationPage, invitation: Invitation, tmp_path: Path, qtbot, monkeypatch
 ) -> None:
     joined: list[str] = []
     monkeypatch.setattr(AppModel, "join", lambda self: joined.append(self.settings.federation.consent))
-    ready(page.model, server, tmp_path)
+    ready(page, tmp_path, qtbot)
     page.take(invitation.to_line())
     settle(qtbot)
     page.agree.setFocus()
@@ -180,95 +183,109 @@ def test_the_nodes_key_can_be_copied_for_the_coordinator(page: FederationPage, i
     assert "Copied" in page.key_hint.text()
 
 
-def test_the_example_names_every_figure_and_no_recording_is_in_it(page: FederationPage, invitation: Invitation, qtbot) -> None:
+def example(page: FederationPage, qtbot) -> ExampleDialog:
+    """What the button on the page shows, once it has counted."""
+    (button,) = [each for each in page.leaves_card.findChildren(QPushButton) if "example" in each.accessibleName()]
+    qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
+    (dialog,) = page.findChildren(ExampleDialog)
+    qtbot.waitUntil(lambda: not dialog.answer.text().startswith("Counting"), timeout=30_000)
+    return dialog
+
+
+def test_the_example_shows_this_operators_own_figures(
+    page: FederationPage, invitation: Invitation, demo_recording: Path, qtbot
+) -> None:
+    change(page.model, recordings=Recordings(chosen=(ChosenRecording(path=demo_recording, leave_out=(1,)),)))
     page.take(invitation.to_line())
-    page._example(invitation)
-    (box,) = page.findChildren(QDialog)
-    (text,) = box.findChildren(QPlainTextEdit)
-    assert "grad-norm" in text.toPlainText() and "330" in text.toPlainText()
-    box.accept()
+    qtbot.waitUntil(lambda: page._key_known != "", timeout=20_000)
+    frames = read_recording(demo_recording).frames // 2
+    dialog = example(page, qtbot)
+    said = words(dialog)
+    assert page._key_known in said and f"{frames} of 1 recording" in said
+    assert "660 bytes" in said and "330 values as fp16" in said
+    for name in TRAIN_METRICS:
+        assert name in said
+    assert f"{frames}, the frames that you train on" in said and "1 at most" in said
+    assert "not known before a round; such as 0.8" in said
+    assert demo_recording.name not in said
+    dialog.accept()
     settle(qtbot)
 
 
-# --- the address
-
-
-def told(page: FederationPage, invitation: Invitation, qtbot) -> str:
-    """What the page says of the address in `invitation`."""
+def test_the_example_takes_what_training_gave_the_last_time(
+    page: FederationPage, invitation: Invitation, demo_recording: Path, qtbot
+) -> None:
+    change(page.model, recordings=Recordings(chosen=(ChosenRecording(path=demo_recording),)))
+    begun = events.RoundStarted(run="r", round=3, rounds=5, lr=1e-4, mu=0.01, steps=1, epochs=1.0, batch_size=4, frames=80)
+    page.model.journal.record(begun)
+    page.model.journal.record(events.RoundTrained(run="r", round=3, metrics={"grad-norm": 0.7311, "seconds": 12.5}))
     page.take(invitation.to_line())
-    qtbot.mouseClick(page.check, Qt.MouseButton.LeftButton)
-    assert not page.check.isEnabled() and "No key and no name is sent" in page.banner.why.text()
-    qtbot.waitUntil(page.check.isEnabled, timeout=20_000)
+    dialog = example(page, qtbot)
+    assert "0.7311 in your latest round" in words(dialog) and "12.5 in your latest round" in words(dialog)
+    dialog.accept()
     settle(qtbot)
-    assert "Nothing of yours was sent." in page.banner.why.text() and page.banner.isVisible()
-    return page.banner.what.text()
 
 
-@contextlib.contextmanager
-def listening(server: ServerFolder | None, answer: bytes = b"") -> Iterator[int]:
-    """A port on loopback: silent without a server, else with the certificate of `server` and one answer."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def serve() -> None:
-            with contextlib.suppress(OSError):
-                plain, _ = listener.accept()
-                context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-                assert server is not None
-                (key,) = [p for p in server.certificate_path.parent.iterdir() if b"PRIVATE KEY" in p.read_bytes()]
-                context.load_cert_chain(server.certificate_path, key)
-                with plain, context.wrap_socket(plain, server_side=True) as secure:
-                    secure.recv(65_536)
-                    secure.sendall(answer)
-
-        thread = threading.Thread(target=serve, daemon=True)
-        if server is not None:
-            thread.start()
-        yield listener.getsockname()[1]
-        if server is not None:
-            thread.join(10)
+def test_the_example_says_what_is_not_known(page: FederationPage, invitation: Invitation, tmp_path: Path, qtbot) -> None:
+    page.take(invitation.to_line())
+    dialog = example(page, qtbot)
+    assert "not known yet: no recording is chosen yet" in words(dialog)
+    dialog.accept()
+    change(page.model, recordings=Recordings(chosen=(ChosenRecording(path=tmp_path / "gone"),)))
+    settle(qtbot)
+    again = example(page, qtbot)
+    assert "not known yet: " in words(again) and "the frames that you train on" not in words(again)
+    again.accept()
+    settle(qtbot)
 
 
-ANSWER = b"HTTP/1.1 %s\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+# --- what was seen of this computer
+
+GB = 10**9
+SMALL = hardware.Computer(
+    system="Linux 6.8 x86_64", cpu="Some processor", cores=2, instructions=("avx2",), memory=GB // 4, memory_free=GB // 50,
+    disk_free=200 * GB, versions={"torch": "2.11.0", "lerobot": "0.6.1", "flwr": "1.41.0"},
+)  # fmt: skip
 
 
-def test_an_address_that_answers_tells_the_time_it_took(page: FederationPage, server: ServerFolder, qtbot) -> None:
-    with listening(server, ANSWER % b"200 OK") as port:
-        said = told(page, server.invitation(port), qtbot)
-    assert "answers in" in said and "certificate is the invitation's" in said
+def test_a_computer_that_cannot_train_blocks_join_with_reason_and_remedy(
+    page: FederationPage, invitation: Invitation, tmp_path: Path, qtbot, monkeypatch
+) -> None:
+    monkeypatch.setattr(hardware, "inspect_computer", lambda: SMALL)
+    page.take(invitation.to_line())
+    page.agree.setChecked(True)
+    ready(page, tmp_path, qtbot)
+    assert not page.join.isEnabled()
+    said = page.blocked.text()
+    assert "This computer cannot train the policy. Training needs" in said and "Use a computer with more memory, or a GPU." in said
+    assert page.blocked_sign.isVisible() and page.blocked_sign.color == "error"
+    with qtbot.waitSignal(page.model.showPage) as shown:
+        qtbot.mouseClick(page.mend, Qt.MouseButton.LeftButton)
+    assert shown.args == ["computer"]
+    # mended meanwhile: it is looked at anew when the page is shown again
+    monkeypatch.setattr(hardware, "inspect_computer", lambda: replace(SMALL, memory=32 * GB, memory_free=24 * GB))
+    page.hide()
+    page.show()
+    qtbot.waitUntil(page.join.isEnabled, timeout=30_000)
+    settle(qtbot)
 
 
-def test_a_port_where_nothing_listens_is_told(page: FederationPage, server: ServerFolder, qtbot) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    assert told(page, server.invitation(port), qtbot) == f"localhost:{port} refuses the connection."
+def test_a_computer_with_limits_warns_and_lets_join(
+    page: FederationPage, invitation: Invitation, tmp_path: Path, qtbot, monkeypatch
+) -> None:
+    monkeypatch.setattr(hardware, "inspect_computer", lambda: replace(SMALL, memory=32 * GB))
+    page.take(invitation.to_line())
+    page.agree.setChecked(True)
+    ready(page, tmp_path, qtbot)
+    assert page.join.isEnabled() and page.blocked_sign.isVisible() and page.blocked_sign.color == "warning"
+    assert "with limits" in page.blocked.text() and "Close other programs before you join." in page.blocked.text()
 
 
-def test_another_certificate_is_told(page: FederationPage, server: ServerFolder, tmp_path: Path, qtbot) -> None:
-    with listening(make_server(tmp_path / "impostor")) as port:
-        assert "shows another certificate than the invitation's" in told(page, server.invitation(port), qtbot)
-
-
-def test_silence_is_told(page: FederationPage, server: ServerFolder, qtbot, monkeypatch) -> None:
-    whole = probing.probe
-    monkeypatch.setattr(probing, "probe", lambda invitation: whole(invitation, timeout=0.2))
-    with listening(None) as port:
-        assert told(page, server.invitation(port), qtbot) == f"localhost:{port} does not answer."
-
-
-def test_a_name_that_nobody_knows_is_told(page: FederationPage, invitation: Invitation, qtbot) -> None:
-    assert told(page, invitation.model_copy(update={"host": "arms.invalid"}), qtbot) == "The name arms.invalid was not found."
-
-
-def test_a_server_in_trouble_is_told(page: FederationPage, server: ServerFolder, qtbot) -> None:
-    with listening(server, ANSWER % b"502 Bad Gateway") as port:
-        assert "answers, but not as it should" in told(page, server.invitation(port), qtbot)
-
-
-def test_a_clock_that_is_off_is_told(page: FederationPage, server: ServerFolder, qtbot) -> None:
-    dated = (ANSWER % b"200 OK").replace(b"Content-Length", b"Date: Mon, 01 Jan 2024 00:00:00 GMT\r\nContent-Length")
-    with listening(server, dated) as port:
-        assert told(page, server.invitation(port), qtbot) == "This computer's clock is off."
-
-
-def test_another_version_of_flower_is_told(page: FederationPage, invitation: Invitation, qtbot) -> None:
-    assert "another version of Flower" in told(page, invitation.model_copy(update={"flwr_version": "9.9.0"}), qtbot)
+def test_until_this_computer_was_looked_at_join_waits(page: FederationPage, invitation: Invitation, tmp_path: Path, qtbot) -> None:
+    page.take(invitation.to_line())
+    page.agree.setChecked(True)
+    change(page.model, recordings=Recordings(chosen=(ChosenRecording(path=tmp_path / "arm"),)))
+    change(page.model, policy=Policy(folder=tmp_path / "coordinator" / "policy"))
+    assert not page.join.isEnabled() and page.blocked.text() == "This computer is being looked at."
+    qtbot.waitUntil(page.join.isEnabled, timeout=30_000)
+    settle(qtbot)

@@ -80,7 +80,7 @@ class StatusStrip(QWidget):
         self.pause = SecondaryButton("&Pause", "pause", self._pause)
         self.finish = SecondaryButton("Finish roun&d and stop", "", self._finish)
         self.stop = DangerButton("Stop &now", "", self._stop)
-        self.again = SecondaryButton("&Join again", "", model.join)
+        self.again = SecondaryButton("Join a&gain", "", model.join)
         self.finish.setToolTip("Trains this round to its end, sends its update, then leaves the federation")
         self.stop.setToolTip("Stops at once. Nothing more is sent; recordings and settings stay as they are")
         for button in (self.pause, self.finish, self.stop, self.again):
@@ -125,7 +125,7 @@ class StatusStrip(QWidget):
             button.setVisible(running)
         self.again.setVisible(not running and state in (_S.STOPPED, _S.FAILED))
         paused = control.paused if control is not None else state is _S.PAUSED
-        self.pause.set_text("Res&ume" if paused else "&Pause")
+        self.pause.set_text("Re&sume" if paused else "&Pause")
         self.pause.set_icon("play" if paused else "pause")
         stopping = self._asked == "stop" or (control is not None and control.stopping)
         finishing = stopping or self._asked == "finish" or (control is not None and control.finishing) or state is _S.FINISHING

@@ -29,6 +29,7 @@ from zk0desk.ui.widgets import (
 if TYPE_CHECKING:
     from zk0desk.training.hardware import Computer, Verdict
     from zk0desk.training.policy_files import PolicyFiles
+    from zk0desk.ui.hardware_look import HardwareLook
 
 ANSWERS = {"ok": ("ok", "Ready"), "limits": ("warning", "With limits"), "no": ("error", "Not here")}
 
@@ -51,7 +52,7 @@ class ComputerPage(QWidget):
         column.setContentsMargins(22, theme.SPACE_4, 20, theme.SPACE_4)
         column.setSpacing(theme.SPACE_3)
         self.header = PageHeader("This computer", "Looking at this computer…")
-        self.go_on = PrimaryButton("&Continue: federation", "arrow-right", lambda: model.showPage.emit("federation"))
+        self.go_on = PrimaryButton("Cont&inue: federation", "arrow-right", lambda: model.showPage.emit("federation"))
         self.header.actions.addWidget(self.go_on)
         column.addWidget(self.header)
 
@@ -59,7 +60,7 @@ class ComputerPage(QWidget):
         self.policy_badge = Badge("muted", "Not chosen")
         policy.header.addWidget(self.policy_badge)
         policy.header.addStretch(1)
-        self.choose = SecondaryButton("Choose a &folder", "folder-open-outline", self._choose)
+        self.choose = SecondaryButton("Choose a f&older", "folder-open-outline", self._choose)
         policy.header.addWidget(self.choose)
         self.policy_text = Text("", "muted")
         self.policy_grid = KeyValueGrid()
@@ -76,8 +77,8 @@ class ComputerPage(QWidget):
         column.addWidget(self.findings)
 
         seen = Card("What is here")
-        self.again = LinkButton("Check &again", "refresh", self.look)
-        self.copy = LinkButton("C&opy as text", "content-copy", self._copy)
+        self.again = LinkButton("Chec&k again", "refresh", self.look)
+        self.copy = LinkButton("Cop&y as text", "content-copy", self._copy)
         seen.header.addStretch(1)
         seen.header.addWidget(self.copy)
         seen.header.addWidget(self.again)
@@ -115,30 +116,24 @@ class ComputerPage(QWidget):
         self.again.setEnabled(False)
         self._policy = folder = self._policy_folder()
 
-        def seen() -> tuple[Computer, Verdict, PolicyFiles | None, OperatorError | None]:
-            from zk0desk.training.hardware import inspect_computer, verdict
+        def seen() -> HardwareLook:
+            from zk0desk.ui.hardware_look import look_at_hardware
 
-            computer, files, trouble = inspect_computer(), None, None
-            if folder is not None:
-                from zk0desk.training.policy_files import read_policy
+            return look_at_hardware(folder)
 
-                try:
-                    files = read_policy(folder)
-                except OperatorError as error:
-                    trouble = error
-            size = (files.parameters, files.trainable_parameters) if files else ()
-            return computer, verdict(computer, *size), files, trouble
-
-        in_background(self, seen, lambda answer: self._show(*answer), self._failed)
+        in_background(self, seen, self._show, self._failed)
 
     def _failed(self, error: OperatorError) -> None:
         self.again.setEnabled(True)
         self.header.set_answer(str(error))
 
-    def _show(self, computer: Computer, answer: Verdict, files: PolicyFiles | None, trouble: OperatorError | None) -> None:
+    def _show(self, look: HardwareLook) -> None:
+        if look.folder != self._policy:
+            return  # another policy was chosen meanwhile, and is being looked at
+        computer, answer, files = look.computer, look.verdict, look.files
         self.computer, self.verdict, self.files = computer, answer, files
         self.again.setEnabled(True)
-        self.header.set_answer(answer.sentence)
+        self.header.set_answer(look.headline + (" What stands in the way is below." if answer.answer == "no" else ""))
         self.badge.set(*ANSWERS[answer.answer])
         while self._rows.count():
             item = self._rows.takeAt(0)
@@ -148,10 +143,12 @@ class ComputerPage(QWidget):
         for finding in answer.findings:
             self._rows.addWidget(FindingRow(finding))
         if not answer.findings:
-            self._rows.addWidget(FindingRow(_Fine(answer.sentence)))
+            self._rows.addWidget(FindingRow(_Fine(computer, answer)))
         self.grid.set_rows(self.rows())
-        self._show_policy(files, trouble)
+        self._show_policy(files, look.trouble)
         self.go_on.setEnabled(answer.answer != "no" and files is not None)
+        self.model.hardware = look
+        self.model.hardwareSeen.emit()
 
     def rows(self) -> list[tuple[str, str]]:
         """What was seen, as names and values."""
@@ -168,7 +165,7 @@ class ComputerPage(QWidget):
             rows.append(("GPU", "none that can train"))
         free = f"{gigabytes(computer.memory_free)} of {gigabytes(computer.memory)} free"
         rows += [
-            ("Memory", f"{free}; training takes about {gigabytes(answer.memory_needed)}"),
+            ("Memory", f"{free}; training takes {_about(answer.memory_needed)}"),
             ("Disk", f"{gigabytes(computer.disk_free)} free"),
             ("System", computer.system),
             ("Keyring", computer.keyring),
@@ -215,7 +212,22 @@ class ComputerPage(QWidget):
 
 
 class _Fine:
-    severity, why, remedy = "ok", "", ""
+    """Nothing stands in the way: with which figures that was decided."""
 
-    def __init__(self, what: str) -> None:
-        self.what: Any = what
+    severity, remedy = "ok", ""
+
+    def __init__(self, computer: Computer, answer: Verdict) -> None:
+        from zk0desk.training.hardware import gigabytes
+
+        self.what: Any = "Memory, disk, drivers and versions are as training needs them."
+        self.why = (
+            f"Training takes {_about(answer.memory_needed)} of memory; {gigabytes(computer.memory_free)} of memory "
+            f"and {gigabytes(computer.disk_free)} of disk are free."
+        )
+
+
+def _about(count: int) -> str:
+    """Bytes as a person would say them, small ones too."""
+    from zk0desk.training.hardware import gigabytes
+
+    return f"about {gigabytes(count)}" if count >= 1e9 else f"about {max(1, round(count / 1e6))} MB"

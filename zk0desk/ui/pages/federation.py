@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QDragEnterEvent, QDropEvent, QGuiApplication, QShowEvent
-from PySide6.QtWidgets import QDialog, QFileDialog, QHBoxLayout, QPlainTextEdit, QStackedLayout, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QFileDialog, QHBoxLayout, QPlainTextEdit, QStackedLayout, QVBoxLayout, QWidget
 
 from zk0desk.errors import OperatorError
 from zk0desk.federation.node_state import RUNNING, SENTENCES, NodeState
 from zk0desk.ui import theme
 from zk0desk.ui.background import in_background
 from zk0desk.ui.model import AppModel
-from zk0desk.ui.pages.steps import Stepper, invitation_of, steps_of
+from zk0desk.ui.pages.example_message import ExampleDialog
+from zk0desk.ui.pages.steps import Step, Stepper, invitation_of, steps_of
 from zk0desk.ui.pages.tick_box import TickBox
 from zk0desk.ui.widgets import (
     Banner,
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from zk0desk.federation.invitation import Invitation
     from zk0desk.federation.probe import ProbeResult
     from zk0desk.settings import Settings
+    from zk0desk.ui.hardware_look import HardwareLook
 
 
 def _bullets(card: Card, sentences: list[str]) -> None:
@@ -76,6 +77,8 @@ class FederationPage(QWidget):
         self.setAcceptDrops(True)
         self._key_known = ""
         self._key_line = ""
+        self._looking: Path | None = None
+        self._elsewhere = ""
         content = QWidget()
         column = QVBoxLayout(content)
         column.setContentsMargins(22, theme.SPACE_4, 20, theme.SPACE_4)
@@ -102,6 +105,7 @@ class FederationPage(QWidget):
         model.nodeStateChanged.connect(lambda _event: self.refresh())
         model.nodeStarted.connect(self.refresh)
         model.nodeEnded.connect(self.refresh)
+        model.hardwareSeen.connect(self.refresh)
         model.invitationOpened.connect(self._opened_from_outside)
         if model.pending_invitation:
             self._opened_from_outside(model.pending_invitation)
@@ -131,7 +135,7 @@ class FederationPage(QWidget):
         row.addStretch(1)
         self.cancel = LinkButton("&Keep the one before", "", self.refresh)
         row.addWidget(self.cancel)
-        self.read = PrimaryButton("&Read it", "email-open-outline", lambda: self.take(self.paste.toPlainText()))
+        self.read = PrimaryButton("Read &it", "email-open-outline", lambda: self.take(self.paste.toPlainText()))
         self.read.setEnabled(False)
         row.addWidget(self.read)
         card.body.addLayout(row)
@@ -150,9 +154,9 @@ class FederationPage(QWidget):
         card.body.addWidget(self.facts)
         row = QHBoxLayout()
         row.setSpacing(theme.SPACE_2)
-        self.check = SecondaryButton("Check the &address", "access-point-network", self.check_address)
-        self.copy_key = SecondaryButton("Copy your node's ke&y", "content-copy", self._copy_key)
-        self.change = LinkButton("Use &another invitation", "", self._ask)
+        self.check = SecondaryButton("Chec&k the address", "access-point-network", self.check_address)
+        self.copy_key = SecondaryButton("Cop&y your node's key", "content-copy", self._copy_key)
+        self.change = LinkButton("Use anot&her invitation", "", self._ask)
         for button in (self.check, self.copy_key, self.change):
             row.addWidget(button)
         row.addStretch(1)
@@ -183,8 +187,12 @@ class FederationPage(QWidget):
         last = QHBoxLayout(self.footer)
         last.setContentsMargins(22, theme.SPACE_2, 20, theme.SPACE_3)
         last.setSpacing(theme.SPACE_3)
+        self.blocked_sign = IconLabel("alert-outline", "warning", 20)
+        last.addWidget(self.blocked_sign)
         self.blocked = Caption("")
         last.addWidget(self.blocked, 1)
+        self.mend = SecondaryButton("", "arrow-left", lambda: self.model.showPage.emit(self._elsewhere))
+        last.addWidget(self.mend)
         self.join = PrimaryButton("&Join the federation", "lan-connect", self._join)
         self.leave = DangerButton("Lea&ve the federation", "lan-disconnect", self.model.stop_now)
         last.addWidget(self.join)
@@ -273,6 +281,9 @@ class FederationPage(QWidget):
 
     def showEvent(self, event: QShowEvent) -> None:
         super().showEvent(event)
+        look = self.model.hardware
+        if look is not None and look.verdict.answer == "no":
+            self.model.hardware = None  # what stood in the way may be mended: looked at anew
         self.refresh()
 
     def _settings(self) -> Settings | None:
@@ -295,7 +306,8 @@ class FederationPage(QWidget):
         if settings is None:
             return
         joined = self.model.running and self.model.state in RUNNING
-        self.stepper.show_steps(steps_of(settings, joined=joined))
+        self._look(settings)
+        self.stepper.show_steps(steps_of(settings, self.model.hardware, joined=joined))
         invitation = invitation_of(settings)
         if invitation is None:
             self.header.set_answer("No invitation yet. Nothing has been sent.")
@@ -309,7 +321,7 @@ class FederationPage(QWidget):
         if joined:
             self.header.set_answer(f"{event.what}. {event.why} {event.then}".strip())
         elif self.model.state is NodeState.FAILED:
-            self.header.set_answer(f"{event.what} {event.why}".strip())
+            self.header.set_answer(f"{event.what} {event.why} {event.then}".strip())
         else:
             idle = event.state == NodeState.IDLE
             self.header.set_answer("You were invited. Nothing has been sent yet." if idle else SENTENCES[NodeState.STOPPED][1])
@@ -364,7 +376,7 @@ class FederationPage(QWidget):
                     widget.deleteLater()
         _bullets(self.leaves_card, leaves(invitation))
         self.leaves_card.body.addWidget(
-            LinkButton("&See an example", "eye-outline", lambda: self._example(invitation)), 0, Qt.AlignmentFlag.AlignLeft
+            LinkButton("See an e&xample with your figures", "eye-outline", lambda: self._example(invitation)), 0, Qt.AlignmentFlag.AlignLeft
         )
         self.leaves_card.body.addStretch(1)
         _bullets(self.never_card, [*never_leaves(), "Code from the server is never run here: only the zk0desk that you installed."])
@@ -372,16 +384,53 @@ class FederationPage(QWidget):
         self.remains.setText(remains())
         self._lists_filled = digest
 
+    def _look(self, settings: Settings) -> None:
+        """Look at this computer in the background, unless it was looked at with this policy already."""
+        folder, known = settings.policy.folder, self.model.hardware
+        if not self.isVisible() or folder is None or (known is not None and known.folder == folder) or self._looking == folder:
+            return
+        from zk0desk.ui.hardware_look import look_at_hardware
+
+        def seen(look: HardwareLook) -> None:
+            if self._looking == look.folder:
+                self._looking = None
+            self.model.hardware = look
+            self.model.hardwareSeen.emit()
+
+        def failed(error: OperatorError) -> None:
+            # `_looking` stays: another look is for a person to ask for, on the page about this computer.
+            self.banner.set("error", error.what, f"{error.why} {error.remedy}".strip())
+            self.banner.show()
+
+        self._looking = folder
+        in_background(self, lambda: look_at_hardware(folder), seen, failed)
+
     def _enable(self) -> None:
         settings = self._settings()
         if settings is None:
             return
-        missing = [step.blocked for step in steps_of(settings)[:3] if not step.done]
+        before = steps_of(settings, self.model.hardware)[:3]
+        missing = [step for step in before if not step.done]
+        sentences = [step.blocked for step in missing]
         if not self.agree.isChecked():
-            missing.append("Read the two lists and tick the box.")
-        self.join.setEnabled(not missing and not self.model.running)
-        self.blocked.setText(" ".join(missing))
-        self.blocked.setVisible(not self.model.running)
+            sentences.append("Read the two lists and tick the box.")
+        limits = [step.warning for step in before if step.warning]
+        self.join.setEnabled(not sentences and not self.model.running)
+        self.blocked.setText(" ".join(sentences or [f"It trains here with limits. {limit}" for limit in limits]))
+        self._show_blocked(missing, bool(limits) and not sentences)
+
+    def _show_blocked(self, missing: list[Step], limited: bool) -> None:
+        """The sign of what Join waits for, and the way to the page where that is mended."""
+        waiting = not self.model.running
+        fails = any(step.fails for step in missing)
+        self.blocked.setVisible(waiting)
+        self.blocked_sign.set(*(("close-circle", "error") if fails else ("alert-outline", "warning")))
+        self.blocked_sign.setVisible(waiting and (fails or limited))
+        elsewhere = next((step for step in missing if step.page_id != self.page_id), None)
+        self._elsewhere = elsewhere.page_id if elsewhere is not None else ""
+        self.mend.setVisible(waiting and elsewhere is not None)
+        if elsewhere is not None:
+            self.mend.set_text(f"&Back to {elsewhere.name}")
 
     # --- what its buttons do
 
@@ -443,33 +492,15 @@ class FederationPage(QWidget):
             self.key_hint.setText(f"Copied. Send it to the coordinator; its fingerprint is {self._key_known}.")
 
     def _example(self, invitation: Invitation) -> None:
-        from zk0desk.federation.messages import TRAIN_METRICS
-
-        chosen = self.model.settings.recordings.chosen
-        example = {
-            "arrays": f"{invitation.trainable_parameters:,} values, {invitation.encoding}, the change of the trainable weights",
-            "config": {
-                "run-uid": "of the run",
-                "server-round": 1,
-                "base-sha256": "of the weights that came",
-                "layout-sha256": invitation.layout_sha256,
-                "encoding": invitation.encoding,
-            },
-            "metrics": {name: f"a number from {low:g} to {high:g}" for name, (low, high) in TRAIN_METRICS.items()},
-        }
-        box = QDialog(self)
-        box.setWindowTitle("What a round sends")
-        box.resize(640, 480)
-        column = QVBoxLayout(box)
-        column.addWidget(Heading("What a round sends", 2))
-        names = ", ".join(recording.path.name for recording in chosen) or "your recordings"
-        column.addWidget(Text(f"All that leaves after training on {names}. No name, no picture, no statistic is in it.", "muted"))
-        text = QPlainTextEdit(json.dumps(example, indent=2))
-        text.setReadOnly(True)
-        text.setAccessibleName("Example of a message")
-        column.addWidget(text)
-        column.addWidget(SecondaryButton("&Close", "", box.accept))
-        box.open()
+        try:
+            chosen, journal = self.model.settings.recordings.chosen, self.model.journal
+        except OperatorError as error:
+            self.banner.set("error", error.what, f"{error.why} {error.remedy}".strip())
+            self.banner.show()
+            return
+        dialog = ExampleDialog(self, invitation, self._key_known)
+        dialog.open()
+        dialog.fill(chosen, journal)
 
     def _join(self) -> None:
         settings = self._settings()

@@ -76,7 +76,7 @@ def _head(result: CheckResult) -> QWidget:
     row.addSpacing(theme.SPACE_1)
     row.addWidget(Badge(*verdict(result)))
     row.addStretch(1)
-    row.addWidget(LinkButton("Show in &folder", "", lambda: QDesktopServices.openUrl(QUrl.fromLocalFile(str(result.path)))))
+    row.addWidget(LinkButton("Sho&w in folder", "", lambda: QDesktopServices.openUrl(QUrl.fromLocalFile(str(result.path)))))
     return widget
 
 
@@ -89,7 +89,7 @@ class _LeavingOut(QWidget):
         row = QHBoxLayout(self)
         row.setContentsMargins(0, 0, 0, 0)
         row.setSpacing(theme.SPACE_3)
-        label = Text("Leave out e&pisodes", "muted", wrap=False)
+        label = Text("Lea&ve out episodes", "muted", wrap=False)
         self._field = QLineEdit(", ".join(str(number) for number in chosen.leave_out))
         self._field.setPlaceholderText("none; such as 7, 31")
         self._field.setAccessibleName("Episodes that are not trained on")

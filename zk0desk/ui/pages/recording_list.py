@@ -113,7 +113,7 @@ class RecordingList(QWidget):
         column.addWidget(scrolled(content), 1)
         buttons = QHBoxLayout()
         self.add, self.again = (
-            SecondaryButton("&Add folder", "folder-plus-outline", add_folder),
+            SecondaryButton("Add f&older", "folder-plus-outline", add_folder),
             LinkButton("&Look again", "refresh", look_again),
         )
         buttons.addWidget(self.add)

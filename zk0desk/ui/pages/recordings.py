@@ -47,7 +47,7 @@ class RecordingsPage(QWidget):
         outer.setContentsMargins(22, theme.SPACE_4, 20, theme.SPACE_4)
         outer.setSpacing(theme.SPACE_3)
         self.header = PageHeader("Recordings", "Looking for recordings…")
-        self.go_on = PrimaryButton("&Continue: this computer", "arrow-right", lambda: model.showPage.emit("computer"))
+        self.go_on = PrimaryButton("Cont&inue: this computer", "arrow-right", lambda: model.showPage.emit("computer"))
         self.go_on.setEnabled(False)
         self.header.actions.addWidget(self.go_on)
         outer.addWidget(self.header)

@@ -9,21 +9,36 @@ from PySide6.QtWidgets import QHBoxLayout, QWidget
 
 from zk0desk.errors import OperatorError
 from zk0desk.ui import theme
-from zk0desk.ui.widgets import IconLabel, Text, set_kind
+from zk0desk.ui.widgets import IconLabel, Text
 
 if TYPE_CHECKING:
     from zk0desk.federation.invitation import Invitation
     from zk0desk.settings import Settings
+    from zk0desk.ui.hardware_look import HardwareLook
 
 
 @dataclass(frozen=True)
 class Step:
-    """A step of the way in. `blocked` says why it cannot be taken yet, or is empty."""
+    """A step of the way in. `blocked` says why it cannot be taken yet, `warning` what limits it though it is done; or empty.
+
+    A step that `fails` cannot be taken on this computer as it is, whatever a person chooses on its page.
+    """
 
     name: str
     page_id: str
     done: bool
     blocked: str = ""
+    warning: str = ""
+    fails: bool = False
+
+    @property
+    def sign(self) -> tuple[str, str, str]:
+        """Icon, colour and word where they do not depend on the other steps; empty otherwise."""
+        if self.fails:
+            return "close-circle", "error", "not possible"
+        if self.done and self.warning:
+            return "alert-circle", "warning", "done, with limits"
+        return ("check-circle", "ok", "done") if self.done else ("", "", "")
 
 
 def invitation_of(settings: Settings) -> Invitation | None:
@@ -38,22 +53,38 @@ def invitation_of(settings: Settings) -> Invitation | None:
         return None
 
 
-def steps_of(settings: Settings, *, joined: bool = False) -> list[Step]:
-    """The five steps as the settings tell them."""
+def steps_of(settings: Settings, look: HardwareLook | None = None, *, joined: bool = False) -> list[Step]:
+    """The five steps as the settings tell them, and `look`, what was seen of this computer (None: not looked yet)."""
     from zk0desk.federation.consent import consent_digest
 
     invitation = invitation_of(settings)
     recordings = bool(settings.recordings.chosen)
-    policy = settings.policy.folder is not None and (settings.policy.folder / "config.json").is_file()
+    computer = _computer_step(settings, look)
     agreed = invitation is not None and settings.federation.consent == consent_digest(invitation)
-    ready = recordings and policy and agreed
+    ready = recordings and computer.done and agreed
     return [
         Step("Recordings", "recordings", recordings, "" if recordings else "Choose at least one recording."),
-        Step("This computer", "computer", policy, "" if policy else "Choose the base policy's folder."),
+        computer,
         Step("Invitation", "federation", invitation is not None, "" if invitation else "Paste or open the coordinator's invitation."),
         Step("Consent", "federation", agreed, "" if invitation else "It needs an invitation first."),
         Step("Join", "federation", joined, "" if ready else "The steps before it are not done."),
     ]
+
+
+def _computer_step(settings: Settings, look: HardwareLook | None) -> Step:
+    """Done with a policy that trains here. What was seen with another policy than the chosen one does not count."""
+    name, page_id, folder = "This computer", "computer", settings.policy.folder
+    if folder is None or not (folder / "config.json").is_file():
+        return Step(name, page_id, False, "Choose the base policy's folder.")
+    if look is None or look.folder != folder:
+        return Step(name, page_id, False, "This computer is being looked at.")
+    if look.trouble is not None:
+        return Step(name, page_id, False, str(look.trouble), fails=True)
+    first = look.verdict.findings[0] if look.verdict.findings else None
+    reason = f"{first.what} {first.remedy}".strip() if first is not None else ""
+    if look.verdict.answer == "no":
+        return Step(name, page_id, False, f"This computer cannot train the policy. {reason}".strip(), fails=True)
+    return Step(name, page_id, True, warning=reason if look.verdict.answer == "limits" else "")
 
 
 class Stepper(QWidget):
@@ -73,15 +104,16 @@ class Stepper(QWidget):
                 widget.deleteLater()
         current = next((step for step in steps if not step.done), None)
         for number, step in enumerate(steps, 1):
-            icon = "check-circle" if step.done else f"numeric-{number}-circle-outline"
-            self._row.addWidget(IconLabel(icon, "ok" if step.done else "accent" if step is current else "muted", 20))
+            icon, color, state = step.sign
+            if not icon:
+                icon, color = f"numeric-{number}-circle-outline", "accent" if step is current else "muted"
+                state = "next" if step is current else "not yet"
+            self._row.addWidget(IconLabel(icon, color, 20))
             word = Text(step.name, "bold" if step is current else "" if step.done else "muted", wrap=False)
-            state = "done" if step.done else "next" if step is current else "not yet"
-            word.setAccessibleName(f"Step {number}, {step.name}: {state}. {step.blocked}")
-            word.setToolTip(step.blocked)
+            said = step.blocked or step.warning
+            word.setAccessibleName(f"Step {number}, {step.name}: {state}. {said}".strip())
+            word.setToolTip(said)
             self._row.addWidget(word)
             if number < len(steps):
-                dash = Text("—", wrap=False)
-                set_kind(dash, "muted")
-                self._row.addWidget(dash)
+                self._row.addWidget(Text("—", "muted", wrap=False))
         self._row.addStretch(1)
