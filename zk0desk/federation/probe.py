@@ -113,8 +113,11 @@ def name_not_found(host: str) -> NameNotFound:
     )
 
 
-def trouble(error: BaseException, invitation: Invitation) -> ConnectionTrouble:
-    """The sentence for `error` (a socket, TLS or HTTP library's error, or one that was raised because of such a one)."""
+def trouble(error: BaseException, invitation: Invitation, *, again: bool = True) -> ConnectionTrouble:
+    """The sentence for `error` (a socket, TLS or HTTP library's error, or one that was raised because of such a one).
+
+    `again`: a node that has joined tries again by itself; a person who only asks about the address has to do it.
+    """
     if isinstance(error, ConnectionTrouble):
         return error
     address = invitation.address
@@ -133,7 +136,9 @@ def trouble(error: BaseException, invitation: Invitation) -> ConnectionTrouble:
             return Refused(
                 f"{address} refuses the connection.",
                 "The computer is there, but no SuperLink listens on that port.",
-                "The coordinator has to start it; this node tries again.",
+                "The coordinator has to start it; this node tries again."
+                if again
+                else "Ask the coordinator to start it, and for the right port; then check the address again.",
             )
         if isinstance(cause, TimeoutError) or "Timeout" in type(cause).__name__:
             return TimedOut(
@@ -146,7 +151,8 @@ def trouble(error: BaseException, invitation: Invitation) -> ConnectionTrouble:
                 f"{address} does not speak TLS as a federation does.", f"{cause.reason or cause}.", "Check the port with the coordinator."
             )
     why = str(error) or type(error).__name__
-    return LineLost(f"The connection to {address} broke.", f"{why[:200]}.", "Tried again by itself.")
+    remedy = "Tried again by itself." if again else "Check the network, then check the address again."
+    return LineLost(f"The connection to {address} broke.", f"{why[:200].rstrip('.')}.", remedy)
 
 
 def _certificate_trouble(error: ssl.SSLCertVerificationError, address: str) -> ConnectionTrouble:
@@ -166,7 +172,7 @@ def _certificate_trouble(error: ssl.SSLCertVerificationError, address: str) -> C
     return WrongCertificate(
         f"{address} shows another certificate than the invitation's.",
         "Another program, a proxy or another computer answers there, or the federation was set up anew.",
-        "Nothing was sent. Ask the coordinator whether the invitation is still right.",
+        "Ask the coordinator whether the invitation is still right.",
     )
 
 
@@ -246,17 +252,16 @@ def probe(invitation: Invitation, *, timeout: float = 8.0) -> ProbeResult:
                 response = connection.getresponse()
                 response.read(65_536)
     except (OSError, http.client.HTTPException) as error:
-        raise trouble(error, invitation) from error
+        raise trouble(error, invitation, again=False) from error
     offset = clock_offset(response.getheader("date"))
     if clock_is_refused(offset):
         raise clock_off(offset or 0.0)
     if response.status >= 500:
-        raise server_trouble(invitation.address, response.status)
+        raise server_trouble(invitation.address, response.status, again=False)
     return ProbeResult(latency, peer, tls, offset, shown)
 
 
-def server_trouble(address: str, status: int) -> ServerTrouble:
-    """The sentence for an answer that a SuperLink in order does not give."""
-    return ServerTrouble(
-        f"{address} answers, but not as it should.", f"HTTP status {status}.", "The SuperLink may be starting; this node tries again."
-    )
+def server_trouble(address: str, status: int, *, again: bool = True) -> ServerTrouble:
+    """The sentence for an answer that a SuperLink in order does not give. `again` as for `trouble`."""
+    then = "this node tries again." if again else "wait a minute, then check the address again."
+    return ServerTrouble(f"{address} answers, but not as it should.", f"HTTP status {status}.", f"The SuperLink may be starting; {then}")
