@@ -123,7 +123,10 @@ class MessageLogged(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class RoundStarted(Event):
-    """A local round begins. `steps` is what is planned; `deadline` the Unix time by which the update is due, or 0."""
+    """A local round begins, or goes on after step `done` where an unclean end cut it off.
+
+    `steps` is what is planned; `deadline` the Unix time by which the update is due, or 0.
+    """
 
     run: str
     round: int
@@ -135,6 +138,7 @@ class RoundStarted(Event):
     batch_size: int
     frames: int
     deadline: float = 0.0
+    done: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +157,15 @@ class StepDone(Event):
     mu: float
     frames: int
     seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundKept(Event):
+    """The round is being kept on disk as it is after `step`: a killed node goes on from there."""
+
+    run: str
+    round: int
+    step: int
 
 
 @dataclass(frozen=True, kw_only=True)

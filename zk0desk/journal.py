@@ -146,7 +146,8 @@ class Journal:
             case events.RoundStarted():
                 self._round(event.run, event.round, began=event.time)
                 with self._write() as connection:
-                    connection.execute("DELETE FROM steps WHERE run = ? AND round = ?", (event.run, event.round))
+                    # Steps after the one that the round goes on from are made again.
+                    connection.execute("DELETE FROM steps WHERE run = ? AND round = ? AND step > ?", (event.run, event.round, event.done))
                     connection.execute(
                         "INSERT INTO runs (run, rounds, began) VALUES (?, ?, ?) ON CONFLICT (run) DO UPDATE SET rounds = excluded.rounds",
                         (event.run, event.rounds, event.time),
@@ -158,6 +159,8 @@ class Journal:
                 self._round(event.run, event.round, sent=event.time)
             case events.FederationMetrics():
                 self._round(event.run, event.round, nodes=event.nodes, train_loss=event.train_loss, eval_loss=event.eval_loss)
+            case events.RoundKept():
+                self.flush()  # steps up to this one will not be made again
             case events.MessageLogged() | events.Transfer():
                 pass
             case _:

@@ -1,6 +1,7 @@
 """What the node's tests are made of: invitations, an operator's settings, and an engine that trains without torch.
 
-Run as a program (`python node_parts.py SETTINGS STEP_SECONDS`) it is a node with that engine in a process of its own.
+Run as a program (`python node_parts.py SETTINGS STEP_SECONDS`) it is a node with that engine in a process of its own;
+with `real` for the seconds, with the real one.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from zk0desk.federation.server_folder import ServerFolder, make_certificate
 from zk0desk.federation.updates import weights_sha256
 from zk0desk.journal import Journal
 from zk0desk.settings import ChosenRecording, Federation, Policy, Recordings, Settings
+from zk0desk.training.checkpoint import RoundCheckpoint
 from zk0desk.training.policy_files import PolicyFiles, read_policy, trainable_weights
 from zk0desk.training.rounds import RoundPlan, RoundResult
 
@@ -78,7 +80,7 @@ class StandInEngine:
         self.trainer = self
         self.frames = 40
 
-    def train(self, plan: RoundPlan, global_weights: np.ndarray) -> RoundResult:
+    def train(self, plan: RoundPlan, global_weights: np.ndarray, kept: RoundCheckpoint | None = None) -> RoundResult:
         steps = plan.local_steps or 3
         self.emit(
             RoundStarted(
@@ -206,12 +208,15 @@ def admitted(server: ServerFolder, key: NodeKey) -> None:
 
 
 def main(path: str, step_seconds: str) -> None:
-    """A node with the stand-in, events as JSON lines."""
+    """A node with the stand-in, or with the real engine, which keeps the round's middle after every step (`real`)."""
     import pytest
 
-    StandInEngine.step_seconds = float(step_seconds)
     with pytest.MonkeyPatch.context() as patch, Journal() as journal:
-        without_torch(patch)
+        if step_seconds == "real":
+            patch.setattr(RoundCheckpoint, "due", True)
+        else:
+            StandInEngine.step_seconds = float(step_seconds)
+            without_torch(patch)
 
         def emit(event: Any) -> None:
             journal.record(event)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,13 +19,16 @@ import pytest
 from tests.federation.coordinator_parts import Events, make_server
 from tests.federation.node_parts import CHANGE, Desk, Round, StandInEngine, admitted, operator_settings, wait_until, without_torch
 from zk0desk import folders
+from zk0desk import settings as settings_file
 from zk0desk.federation.consent import ConsentMissing
+from zk0desk.federation.credentials import load_or_make_key
 from zk0desk.federation.messages import FinalWeights, check_metrics, check_reply
 from zk0desk.federation.node_checks import NotReady
 from zk0desk.federation.probe import Revoked, VersionMismatch, WrongCertificate
 from zk0desk.federation.superlink import RunningServer, revoke, start_server
 from zk0desk.federation.updates import decode, encode, weights_sha256
-from zk0desk.settings import Federation
+from zk0desk.journal import Journal
+from zk0desk.settings import Federation, ServerPolicy, Settings
 from zk0desk.training.kept_runs import kept_runs
 from zk0desk.training.policy_files import PolicyMismatch, read_policy, trainable_weights
 
@@ -421,48 +427,70 @@ def test_that_a_superlink_that_dies_finds_its_node_again(tmp_path: Path) -> None
             grid.close()
 
 
+class NodeProcess:
+    """A node in a process of its own, killed at the end; `until` reads its events."""
+
+    def __init__(self, settings: Settings, engine: str) -> None:
+        settings_file.save(settings, folders.settings_file())
+        program = [sys.executable, str(Path(__file__).with_name("node_parts.py")), str(folders.settings_file()), engine]
+        self.process = subprocess.Popen(program, stdout=subprocess.PIPE, text=True)
+
+    def until(self, name: str, **values: Any) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            event = json.loads(line)
+            if event["event"] == name and all(event[key] == value for key, value in values.items()):
+                return dict(event)
+        raise AssertionError(f"no {name}")
+
+    def __enter__(self) -> NodeProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
 def test_that_a_killed_node_comes_back_into_the_same_round(server: RunningServer, grid: Any) -> None:
-    import subprocess
-    import sys
-
-    from zk0desk import settings as settings_file
-
     prepared = desk(server)
     prepared.journal.close()
-    path = folders.settings_file()
-    settings_file.save(prepared.settings, path)
-
-    def start(step_seconds: float) -> subprocess.Popen[str]:
-        program = [sys.executable, str(Path(__file__).with_name("node_parts.py")), str(path), str(step_seconds)]
-        return subprocess.Popen(program, stdout=subprocess.PIPE, text=True)
-
-    def lines(process: subprocess.Popen[str], wanted: str) -> dict[str, Any]:
-        import json
-
-        assert process.stdout is not None
-        for line in process.stdout:
-            event = json.loads(line)
-            if event["event"] == wanted:
-                return dict(event)
-        raise AssertionError(f"no {wanted}")
-
-    first = start(5.0)
-    try:
-        message = ask(grid, lines(first, "connected")["node-id"], Round(policy_of(server), run_uid="killed"))
-        lines(first, "round-started")
-        first.kill()
-        first.wait()
-    finally:
-        first.kill()
-        assert first.stdout is not None
-        first.stdout.close()
-    second = start(0.0)
-    try:
-        assert lines(second, "notice")["code"] == "round-resumed"
+    with NodeProcess(prepared.settings, "5.0") as first:
+        message = ask(grid, first.until("connected")["node-id"], Round(policy_of(server), run_uid="killed"))
+        first.until("round-started")
+    with NodeProcess(prepared.settings, "0.0") as second:
+        assert second.until("notice")["code"] == "round-resumed"
         answer = reply(grid, message)
         assert not answer.error and answer.config["run-uid"] == "killed"
-        assert second.wait(20) == 0
-    finally:
-        second.kill()
-        assert second.stdout is not None
-        second.stdout.close()
+        assert second.process.wait(20) == 0
+
+
+@pytest.mark.timeout(240)
+def test_that_a_killed_node_goes_on_with_the_step_where_it_was(tmp_path: Path, demo_policy: Path, demo_recording: Path) -> None:
+    from zk0desk.federation.grid import Grid
+
+    folder = make_server(tmp_path, min_nodes=1)
+    settings_file.save(folder.settings().model_copy(update={"policy": ServerPolicy(folder=demo_policy)}), folder.settings_path)
+    with start_server(folder.path, Events()):
+        settings = operator_settings(folder.invitation(), demo_policy, demo_recording)
+        admitted(folder, load_or_make_key(settings.federation))
+        running = folder.running()
+        grid = Grid(running.superlink, running.secret)
+        try:
+            with NodeProcess(settings, "real") as first:
+                node_id = first.until("connected")["node-id"]
+                message = ask(grid, node_id, Round(demo_policy, run_uid="killed", local_steps=40, deadline_s=200.0))
+                first.until("step-done", step=12)
+            with NodeProcess(settings, "real") as second:
+                done = second.until("round-started")["done"]
+                assert 11 <= done < 40
+                assert second.until("step-done")["step"] == done + 1
+                answer = reply(grid, message, 60)
+                assert not answer.error and answer.metrics["steps-done"] == 40
+                assert second.process.wait(20) == 0
+            with Journal() as journal:
+                assert [row["step"] for row in journal.steps("killed")] == list(range(1, 41))
+            assert not (folders.runs_folder() / "killed" / "round").exists()
+        finally:
+            grid.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import math
 from pathlib import Path
 
@@ -104,7 +105,7 @@ def test_the_five_numbers_are_measured_from_events(page: TrainingPage, model: Ap
     page.refresh()
     page._numbers()
     cards = {key: (card.value.text(), card.compare.text()) for key, card in page.cards.items()}
-    assert cards["held"] == ("1.00", "3.00 at round 0, best 1.00")
+    assert cards["held"] == ("1.00", "3.00 before training, best 1.00")
     assert cards["round"] == ("3 of 5", "step 10 of 20, epoch 1 of 2")
     assert cards["speed"] == ("10.0", "1.0 s a step")
     assert cards["left"] == ("10 s", "run: about 70 s")
@@ -256,6 +257,33 @@ def test_a_run_that_goes_on_after_a_restart_shows_its_earlier_rounds(model: AppM
     assert data is not None
     qtbot.waitUntil(lambda: len(data) == 45, timeout=10_000)
     assert data.rounds[3].first == 40 and data.rounds[2].first == 20
+
+
+def test_a_round_that_goes_on_after_a_restart_keeps_the_steps_that_count(model: AppModel, page: TrainingPage, qtbot) -> None:
+    for event in a_round(1) + a_round(2, done=13):
+        model.journal.record(event)
+    again = [event for event in a_round(2) if not isinstance(event, events.StepDone) or event.step > 8]
+    again = [dataclasses.replace(event, done=8) if isinstance(event, events.RoundStarted) else event for event in again]
+    for event in again:
+        model.journal.record(event)
+    train(model, again)
+    data = model.live_run
+    assert data is not None
+    qtbot.waitUntil(lambda: len(data) == 40, timeout=10_000)
+    assert data.step_of.values.tolist() == [*range(1, 21), *range(1, 21)]
+    assert data.rounds[2].first == 20
+    stored = RunData.from_journal(model.journal, "run-1")
+    assert stored.step_of.values.tolist() == data.step_of.values.tolist()
+
+
+def test_the_held_out_loss_before_training_is_the_first_point(model: AppModel, page: TrainingPage) -> None:
+    base = events.FederationMetrics(run="run-1", round=0, nodes=0, eval_loss=3.5, time=BEGAN)
+    train(model, [*a_round(1)[1:], base, *a_round(2)])
+    page.refresh()
+    page._numbers()
+    assert page.data is not None
+    assert page.data.per_round("held_out")[1].tolist() == [3.5, 1.5]
+    assert page.cards["held"].compare.text() == "3.50 before training, best 1.50"
 
 
 def test_the_table_and_the_picture_are_saved(page: TrainingPage, model: AppModel, tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ from zk0desk.federation.updates import decode, encode, pieces, weights_sha256
 if TYPE_CHECKING:
     from flwr.app import RecordDict
 
+    from zk0desk.training.checkpoint import RoundCheckpoint
     from zk0desk.training.policy_files import PolicyFiles
     from zk0desk.training.rounds import RoundPlan, RoundResult
 
@@ -49,8 +50,8 @@ class Trains(Protocol):
     def frames(self) -> int:
         """Frames of this node's data."""
 
-    def train(self, plan: RoundPlan, global_weights: np.ndarray) -> RoundResult:
-        """Train one round from `global_weights` (float32, flat)."""
+    def train(self, plan: RoundPlan, global_weights: np.ndarray, kept: RoundCheckpoint | None = None) -> RoundResult:
+        """Train one round from `global_weights` (float32, flat), or go on from where `kept` holds it."""
 
 
 @dataclass(frozen=True)
@@ -238,12 +239,12 @@ def contents_of(content: RecordDict) -> dict[str, Any]:
     return {"tensors": tensors[:256], "config": dict(list(config.items())[:128])}
 
 
-def federation_metrics(run: str, last: Mapping[str, float]) -> FederationMetrics:
-    """What the coordinator told of the last round (`last` has `last-round`), as an event."""
-    return FederationMetrics(
-        run=run,
-        round=int(last["last-round"]),
-        nodes=int(last.get("last-nodes", 0)),
-        train_loss=last.get("last-train-loss"),
-        eval_loss=last.get("last-eval-loss"),
-    )
+def federation_metrics(run: str, last: Mapping[str, float], *, base: bool) -> list[FederationMetrics]:
+    """What the coordinator told, as events: of the last round, and with `base` of the base policy, as round 0."""
+    told = []
+    if base and "base-eval-loss" in last:
+        told.append(FederationMetrics(run=run, round=0, nodes=0, eval_loss=last["base-eval-loss"]))
+    if "last-round" in last:
+        nodes, train, held_out = (last.get(f"last-{name}") for name in ("nodes", "train-loss", "eval-loss"))
+        told.append(FederationMetrics(run=run, round=int(last["last-round"]), nodes=int(nodes or 0), train_loss=train, eval_loss=held_out))
+    return told

@@ -99,9 +99,10 @@ _FLOATS: dict[str, tuple[float, float]] = {
     "deadline-s": (0, 39_600),
 }
 _LAST_INTEGERS: dict[str, tuple[float, float]] = {"last-round": (0, 100_000), "last-nodes": (0, 100_000)}
-_LAST_FLOATS: dict[str, tuple[float, float]] = {"last-train-loss": (0, 1e9), "last-eval-loss": (0, 1e9)}
+_LAST_FLOATS: dict[str, tuple[float, float]] = dict.fromkeys(("last-train-loss", "last-eval-loss", "base-eval-loss"), (0, 1e9))
 LAST_KEYS = frozenset(_LAST_INTEGERS) | frozenset(_LAST_FLOATS)
-"""Keys of `TrainRequest.last`: what the coordinator tells about the round before. A loss that is unknown is left out."""
+"""Keys of `TrainRequest.last`: what the coordinator tells about the round before, and the held-out loss of the base policy, to
+compare with. A loss that is unknown is left out."""
 
 
 @dataclass(frozen=True, kw_only=True)

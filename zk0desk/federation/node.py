@@ -79,6 +79,7 @@ class Node:
         self._since = time.time()
         self._knocks = 0
         self._knock_entry = 0
+        self._base_told = ""
 
     @property
     def state(self) -> NodeState:
@@ -342,8 +343,7 @@ class Node:
             policy=request.policy_id,
             rounds=request.num_rounds,
         )
-        if "last-round" in request.last:
-            self._emit(local_round.federation_metrics(request.run_uid, request.last))
+        self._tell_federation(request.run_uid, request.last)
         store.keep_weights(request, weights, invitation, self._files)
         message = base64.b64encode(message_as_bytes(incoming.message)).decode()
         self._journal.remember(self._fact(PENDING), {"message": message, "config": request.to_config(), "received": received})
@@ -356,9 +356,11 @@ class Node:
             assert self._engine is not None
             trainer = self._engine.wait(self._control).trainer
             self._frames = trainer.frames
-            result = trainer.train(request.plan(self._training_deadline(request, received)), weights)
+            kept = store.checkpoint()
+            result = trainer.train(request.plan(self._training_deadline(request, received)), weights, kept)
             self._control.check()
             store.keep_update(request, result)
+            kept.clear()
         self._deliver(message, request, local_round.answer(request, result), received)
 
     def _training_deadline(self, request: TrainRequest, received: float) -> float:
@@ -427,11 +429,16 @@ class Node:
             final, weights = carried
             RunStore(final.run_uid).keep_weights(final, weights, self._invitation, self._files)
         self._go(S.WAITING_FOR_ROUND)
-        if "last-round" in last:
-            self._emit(local_round.federation_metrics(run, last))
+        self._tell_federation(run, last)
         told = local_round.capability(self._files, self._frames)
         entry = self._ledger("sent", "query-reply", contents={"config": told}, size=len(repr(told)), run=run, flwr_run=flwr_run)
         self._send(reply_to(incoming.message, RecordDict({"config": ConfigRecord(told)})), entry, 0.0, lambda _done: None)
+
+    def _tell_federation(self, run: str, last: dict[str, float]) -> None:
+        for event in local_round.federation_metrics(run, last, base=run != self._base_told):
+            self._emit(event)
+            if event.round == 0:
+                self._base_told = run
 
     def _evaluate(self, incoming: Incoming) -> None:
         if not self._settings.federation.allow_evaluation:

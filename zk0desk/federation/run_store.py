@@ -3,6 +3,7 @@
     run.json          the federation, the policy's fingerprints, which rounds the files below are of
     global-last.npy   the newest global weights that came (float32, flat, in the layout's order)
     global-best.npy   those with the lowest held-out loss that the coordinator told
+    round/            the middle of the round that is under way (`training.checkpoint`)
     update.npy        this node's update of a round until it was delivered, with update.json beside it
 
 Files are written whole or not at all.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +25,7 @@ import numpy as np
 from zk0desk import folders
 from zk0desk.federation.messages import FinalWeights, TrainRequest
 from zk0desk.federation.updates import weights_sha256
+from zk0desk.training.checkpoint import RoundCheckpoint
 from zk0desk.training.rounds import RoundResult
 
 if TYPE_CHECKING:
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from zk0desk.training.policy_files import PolicyFiles
 
 RUN, LAST, BEST, UPDATE, UPDATE_FACTS = "run.json", "global-last.npy", "global-best.npy", "update.npy", "update.json"
+ROUND = "round"
 
 
 class RunStore:
@@ -77,6 +81,13 @@ class RunStore:
         """Keep what a round gave until it was delivered."""
         _write(self.folder / UPDATE, lambda file: np.save(file, result.delta, allow_pickle=False))
         _write_json(self.folder / UPDATE_FACTS, {**_identity(request), "metrics": result.metrics, "partial": result.partial})
+
+    def checkpoint(self) -> RoundCheckpoint:
+        """Where the middle of a round is kept. Those of other runs are removed: a node takes part in one."""
+        for other in self.folder.parent.glob(f"*/{ROUND}"):
+            if other.parent != self.folder:
+                shutil.rmtree(other, ignore_errors=True)
+        return RoundCheckpoint(self.folder / ROUND)
 
     def update(self, request: TrainRequest, size: int) -> RoundResult | None:
         """The update of the very round that `request` asks for, if it was computed before."""

@@ -245,6 +245,8 @@ class _Conductor:
             last["last-train-loss"] = record.train_losses[key]
         if record.done and key in record.eval_losses:
             last["last-eval-loss"] = record.eval_losses[key]
+        if "0" in record.eval_losses:
+            last["base-eval-loss"] = record.eval_losses["0"]
         return last
 
     def _gather(self, number: int) -> list[OnlineNode]:

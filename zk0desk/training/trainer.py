@@ -6,23 +6,26 @@ the rate is the server's. What is drawn at random comes from (seed, node, round)
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from zk0desk.control import NodeControl
 from zk0desk.errors import OperatorError
-from zk0desk.events import Notice, RoundStarted, RoundTrained, Sink, StepDone
+from zk0desk.events import Notice, RoundKept, RoundStarted, RoundTrained, Sink, StepDone
 from zk0desk.settings import ChosenRecording
+from zk0desk.training.checkpoint import RoundCheckpoint
 from zk0desk.training.fedprox import add_proximal_gradient, client_mu, loss_spread, raised_mu
 from zk0desk.training.frames import Batch, ahead, to_device
 from zk0desk.training.noise import action_size, draw_noise, seed_of
+from zk0desk.training.progress import Keeper, PlannedStep, Progress
 from zk0desk.training.rounds import RoundPlan, RoundResult
 
 if TYPE_CHECKING:
@@ -48,29 +51,6 @@ class RoundFailedError(OperatorError):
 
 class _DeadlinePassed(Exception):
     """The deadline came within a step."""
-
-
-@dataclass
-class _Progress:
-    """What a round has done so far. Losses and norms are per step."""
-
-    losses: list[float] = field(default_factory=list)
-    sizes: list[int] = field(default_factory=list)
-    norms: list[float] = field(default_factory=list)
-    mus: list[float] = field(default_factory=list)
-    visited: set[int] = field(default_factory=set)
-    proximal: float = 0.0
-    epoch_began: int = 0
-
-
-@dataclass(frozen=True)
-class _Step:
-    """One planned optimiser step: `number` from 1, `epoch` from 1, the frames, and whether a pass ends with it."""
-
-    number: int
-    epoch: int
-    frames: list[int]
-    ends_epoch: bool
 
 
 class LocalTrainer:
@@ -117,11 +97,13 @@ class LocalTrainer:
         """Where it trains: cpu, cuda or mps."""
         return self._device.type
 
-    def train(self, plan: RoundPlan, global_weights: np.ndarray) -> RoundResult:
+    def train(self, plan: RoundPlan, global_weights: np.ndarray, kept: RoundCheckpoint | None = None) -> RoundResult:
         """Train one round from `global_weights` (w_t, float32, flat). Emits RoundStarted, StepDone and RoundTrained.
 
-        Raises `Stopped` when asked to stop, and `RoundFailedError` when there is no update: three losses in a row that are
-        not finite, no step before the deadline, or too little memory for a single frame.
+        With `kept` the round's middle is kept on disk now and then, and a round that it holds goes on from there: to the
+        bit what it had been without the interruption. Raises `Stopped` when asked to stop, and `RoundFailedError` when
+        there is no update: three losses in a row that are not finite, no step before the deadline, or too little memory
+        for a single frame.
         """
         import torch
 
@@ -135,6 +117,8 @@ class LocalTrainer:
         anchors = [parameter.detach().clone() for parameter in self._policy.parameters]
         optimiser = self._optimiser(plan.lr)
         steps = planned_steps(plan, self.frames)
+        keeper = None if kept is None else self._keeper(kept, plan, global_weights, optimiser)
+        progress = (keeper and self._restore(keeper)) or Progress(mu=self._first_mu(plan))
         self._emit(
             RoundStarted(
                 run=plan.run,
@@ -147,15 +131,10 @@ class LocalTrainer:
                 batch_size=plan.batch_size,
                 frames=self.frames,
                 deadline=plan.deadline,
+                done=progress.step,
             )
         )
-        progress = _Progress()
-        history = [loss for _, loss in self._epochs]
-        before = len(history)
-        raised = bool(self._raised) and self._raised[max(self._raised)]
-        mu = raised_mu(plan.mu, mu_max=plan.mu_max, alpha=plan.mu_alpha) if raised else plan.mu
         partial = ""
-        skipped = 0
         threads = torch.get_num_threads()
         torch.set_num_threads(self._threads)
         self._policy.policy.train()
@@ -165,41 +144,16 @@ class LocalTrainer:
             decoders = stack.enter_context(ThreadPoolExecutor(min(4, os.cpu_count() or 1), "zk0desk-decode"))
             following = stack.enter_context(ThreadPoolExecutor(1, "zk0desk-batch"))
             stack.enter_context(self._checking(plan.deadline))
+            to_come = (step for step in self._steps(plan, steps) if step.number > progress.step)
             try:
-                for step, groups in ahead(lambda step: self._groups(step.frames, decoders), self._steps(plan, steps), following):
+                for step, groups in ahead(lambda step: self._groups(step.frames, decoders), to_come, following):
+                    if keeper is not None and self._control.paused:
+                        self._keep(plan, progress, keeper)  # a pause may end with the computer switched off
                     self._control.hold(plan.deadline)
                     self._check(plan.deadline)
-                    started = time.monotonic()
-                    optimiser.zero_grad(set_to_none=True)
-                    loss, norm = self._gradients(plan, step, groups)
-                    if not (np.isfinite(loss) and np.isfinite(norm)):
-                        skipped += 1
-                        self._say_skipped(plan, step, skipped)
-                        continue
-                    skipped = 0
-                    proximal = add_proximal_gradient(self._policy.parameters, anchors, mu)
-                    # Clipping acts on the sum of both gradients.
-                    torch.nn.utils.clip_grad_norm_(self._policy.parameters, CLIP_NORM)
-                    self._update(optimiser)
-                    self._count(progress, step, loss, norm, mu, proximal)
-                    self._emit(
-                        StepDone(
-                            run=plan.run,
-                            round=plan.round,
-                            step=step.number,
-                            steps=steps,
-                            epoch=step.epoch,
-                            loss=loss,
-                            proximal=proximal,
-                            grad_norm=norm,
-                            lr=plan.lr,
-                            mu=mu,
-                            frames=len(step.frames),
-                            seconds=time.monotonic() - started,
-                        )
-                    )
-                    if step.ends_epoch:
-                        mu = self._end_epoch(plan, progress, history)
+                    self._step(plan, step, steps, groups, optimiser, anchors, progress)
+                    if keeper is not None and keeper.due:
+                        self._keep(plan, progress, keeper)
             except _DeadlinePassed:
                 partial = "deadline"
         if not progress.losses:
@@ -208,15 +162,85 @@ class LocalTrainer:
                 "No step was finished before the deadline." if partial else "No step had a finite loss.",
                 "Ask the coordinator for a longer deadline or a smaller batch, or train on a faster computer.",
             )
-        self._epochs += [(plan.round, loss) for loss in history[before:]]
-        self._raised[plan.round] = mu > plan.mu
+        self._epochs += [(plan.round, loss) for loss in progress.epochs]
+        self._raised[plan.round] = progress.mu > plan.mu
         delta = self._policy.get_weights()
         delta -= global_weights
-        metrics = self._metrics(plan, progress, history, delta, time.monotonic() - began)
+        metrics = self._metrics(plan, progress, delta, progress.seconds + time.monotonic() - began)
         self._emit(RoundTrained(run=plan.run, round=plan.round, metrics=metrics, partial=partial))
         return RoundResult(delta=delta, metrics=metrics, partial=partial, losses=list(progress.losses))
 
-    def _steps(self, plan: RoundPlan, steps: int) -> Iterator[_Step]:
+    def _keeper(self, kept: RoundCheckpoint, plan: RoundPlan, start: np.ndarray, optimiser: torch.optim.Optimizer) -> Keeper:
+        # The deadline is left out: it is another one when the message came again.
+        settled = {key: value for key, value in asdict(plan).items() if key not in ("deadline", "rounds")}
+        start_sha256 = hashlib.sha256(start.data).hexdigest()
+        identity = {"plan": settled, "start": start_sha256, "layout": self._policy.layout.sha256, "node": self._node, "frames": self.frames}
+        return Keeper(kept, identity, self._policy.parameters, optimiser)
+
+    def _memory(self) -> dict[str, Any]:
+        """What the trainer knows of earlier rounds and of this computer."""
+        return {"epochs": self._epochs, "raised": list(self._raised.items()), "micro": self._micro}
+
+    def _keep(self, plan: RoundPlan, progress: Progress, keeper: Keeper) -> None:
+        self._emit(RoundKept(run=plan.run, round=plan.round, step=progress.step))
+        keeper.keep(progress, self._memory(), self._control.check)
+
+    def _restore(self, keeper: Keeper) -> Progress | None:
+        found = keeper.restore()
+        if found is None:
+            return None
+        progress, memory = found
+        self._epochs = [(int(number), float(loss)) for number, loss in memory["epochs"]]
+        self._raised = {int(number): bool(raised) for number, raised in memory["raised"]}
+        self._micro = int(memory["micro"])
+        return progress
+
+    def _first_mu(self, plan: RoundPlan) -> float:
+        """mu until the first epoch's end: raised when it stood raised at the end of the round before."""
+        raised = bool(self._raised) and self._raised[max(self._raised)]
+        return raised_mu(plan.mu, mu_max=plan.mu_max, alpha=plan.mu_alpha) if raised else plan.mu
+
+    def _step(
+        self, plan: RoundPlan, step: PlannedStep, steps: int, groups: list[tuple[list[int], Batch]], optimiser: torch.optim.Optimizer,
+        anchors: list[torch.Tensor], progress: Progress,
+    ) -> None:  # fmt: skip
+        """One optimiser step, or a skipped one."""
+        import torch
+
+        started, mu = time.monotonic(), progress.mu
+        optimiser.zero_grad(set_to_none=True)
+        loss, norm = self._gradients(plan, step, groups)
+        progress.step = step.number
+        if not (np.isfinite(loss) and np.isfinite(norm)):
+            progress.skipped += 1
+            self._say_skipped(plan, step, progress.skipped)
+            return
+        progress.skipped = 0
+        proximal = add_proximal_gradient(self._policy.parameters, anchors, mu)
+        # Clipping acts on the sum of both gradients.
+        torch.nn.utils.clip_grad_norm_(self._policy.parameters, CLIP_NORM)
+        self._update(optimiser)
+        progress.count(step, loss, norm, proximal)
+        self._emit(
+            StepDone(
+                run=plan.run,
+                round=plan.round,
+                step=step.number,
+                steps=steps,
+                epoch=step.epoch,
+                loss=loss,
+                proximal=proximal,
+                grad_norm=norm,
+                lr=plan.lr,
+                mu=mu,
+                frames=len(step.frames),
+                seconds=time.monotonic() - started,
+            )
+        )
+        if step.ends_epoch:
+            self._end_epoch(plan, progress)
+
+    def _steps(self, plan: RoundPlan, steps: int) -> Iterator[PlannedStep]:
         """The round's steps: passes over all frames, each in an order of its own, cut into batches. A round's end ends a pass."""
         draw = np.random.default_rng(seed_of(plan.seed, self._node, plan.round, "order"))
         number = epoch = 0
@@ -226,7 +250,7 @@ class LocalTrainer:
             for start in range(0, self.frames, plan.batch_size):
                 number += 1
                 last = start + plan.batch_size >= self.frames or number == steps
-                yield _Step(number, epoch, order[start : start + plan.batch_size].tolist(), last)
+                yield PlannedStep(number, epoch, order[start : start + plan.batch_size].tolist(), last)
                 if number == steps:
                     return
 
@@ -235,7 +259,7 @@ class LocalTrainer:
         self._control.check()
         return [(places, self._frames.batch([indices[place] for place in places], decoders)) for places in self._frames.alike(indices)]
 
-    def _gradients(self, plan: RoundPlan, step: _Step, groups: list[tuple[list[int], Batch]]) -> tuple[float, float]:
+    def _gradients(self, plan: RoundPlan, step: PlannedStep, groups: list[tuple[list[int], Batch]]) -> tuple[float, float]:
         """Leave the batch's data gradient in `.grad`; its loss and the gradient's norm. Halves the micro-batch when memory runs out."""
         import torch
 
@@ -272,7 +296,13 @@ class LocalTrainer:
             )
 
     def _accumulate(
-        self, step: _Step, groups: list[tuple[list[int], Batch]], size: int, noise: torch.Tensor, moment: torch.Tensor, valid: np.ndarray
+        self,
+        step: PlannedStep,
+        groups: list[tuple[list[int], Batch]],
+        size: int,
+        noise: torch.Tensor,
+        moment: torch.Tensor,
+        valid: np.ndarray,
     ) -> float:
         """Add up the gradients of micro-batches of `size` frames, each weighted by its share of valid entries."""
         total, loss = int(valid.sum()), 0.0
@@ -313,7 +343,7 @@ class LocalTrainer:
 
         return torch.autocast(self._device.type, torch.bfloat16) if self._autocast else nullcontext()
 
-    def _say_skipped(self, plan: RoundPlan, step: _Step, skipped: int) -> None:
+    def _say_skipped(self, plan: RoundPlan, step: PlannedStep, skipped: int) -> None:
         if skipped >= SKIPS:
             raise RoundFailedError(
                 f"Round {plan.round} was ended: the loss is not a finite number.",
@@ -330,24 +360,16 @@ class LocalTrainer:
             )
         )
 
-    def _count(self, progress: _Progress, step: _Step, loss: float, norm: float, mu: float, proximal: float) -> None:
-        progress.losses.append(loss)
-        progress.sizes.append(len(step.frames))
-        progress.norms.append(norm)
-        progress.mus.append(mu)
-        progress.visited.update(step.frames)
-        progress.proximal = proximal
-
-    def _end_epoch(self, plan: RoundPlan, progress: _Progress, history: list[float]) -> float:
-        """mu until the next epoch's end."""
+    def _end_epoch(self, plan: RoundPlan, progress: Progress) -> None:
+        """Settle mu until the next epoch's end."""
         part = slice(progress.epoch_began, len(progress.losses))
         progress.epoch_began = len(progress.losses)
         if not progress.losses[part]:
-            return progress.mus[-1] if progress.mus else plan.mu
-        history.append(float(np.average(progress.losses[part], weights=progress.sizes[part])))
-        return client_mu(
+            return
+        progress.epochs.append(float(np.average(progress.losses[part], weights=progress.sizes[part])))
+        progress.mu = client_mu(
             plan.mu,
-            history,
+            self._history(progress),
             float(np.mean(progress.norms[part])),
             mu_max=plan.mu_max,
             alpha=plan.mu_alpha,
@@ -355,7 +377,11 @@ class LocalTrainer:
             norm_limit=plan.mu_grad_norm,
         )
 
-    def _metrics(self, plan: RoundPlan, progress: _Progress, history: list[float], delta: np.ndarray, seconds: float) -> dict[str, float]:
+    def _history(self, progress: Progress) -> list[float]:
+        """Mean losses of the run's epochs, earlier rounds' first."""
+        return [loss for _, loss in self._epochs] + progress.epochs
+
+    def _metrics(self, plan: RoundPlan, progress: Progress, delta: np.ndarray, seconds: float) -> dict[str, float]:
         seen = sum(progress.sizes)
         return {
             "num-examples": float(len(progress.visited)),
@@ -365,7 +391,7 @@ class LocalTrainer:
             "loss-first": _mean_of_first(progress.losses, progress.sizes),
             "loss-last": _mean_of_first(progress.losses[::-1], progress.sizes[::-1]),
             "loss-mean": float(np.average(progress.losses, weights=progress.sizes)),
-            "loss-std": loss_spread(history),
+            "loss-std": loss_spread([loss for _, loss in self._epochs]),
             "proximal-last": progress.proximal,
             "grad-norm": float(np.mean(progress.norms)),
             "update-norm": float(np.linalg.norm(delta)),

@@ -203,19 +203,19 @@ class AppModel(QObject):
                 self.live_run.title = self._federation
             if isinstance(event, events.RoundStarted) and self.live_run is not None and run not in self._loaded:
                 self._loaded.add(run)
-                self._load_earlier(self.live_run, event.round)
+                self._load_earlier(self.live_run, event.round, event.done)
         if self.live_run is not None:
             self.live_run.take(batch[begin:])
 
-    def _load_earlier(self, data: RunData, current: int) -> None:
-        """What an earlier start of this run left in the journal comes before what is trained now."""
-        if current < 2 or self._journal is None:
+    def _load_earlier(self, data: RunData, current: int, done: int) -> None:
+        """What an earlier start of this run left in the journal comes before what is trained now: rounds, and steps of this one."""
+        if (current < 2 and not done) or self._journal is None:
             return
         from zk0desk.ui.background import in_background
         from zk0desk.ui.run_data import RunData
 
         journal = self._journal
-        in_background(self, lambda: RunData.from_journal(journal, data.run, before_round=current), data.prepend)
+        in_background(self, lambda: RunData.from_journal(journal, data.run, before_round=current, and_steps=done), data.prepend)
 
     def _on_ended(self) -> None:
         thread, self._thread = self._thread, None

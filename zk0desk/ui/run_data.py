@@ -272,15 +272,18 @@ class RunData:
         self.version += 1
 
     def _start(self, event: events.RoundStarted) -> None:
-        if event.round in self.rounds and self.rounds[event.round].trains_here:
-            self._cut(self.rounds[event.round].first)  # begun again after an interruption
+        begun = self.rounds.get(event.round)
+        first = len(self)
+        if begun is not None and begun.trains_here:  # begun again after an interruption, or gone on with
+            first = begun.first
+            self._cut(min(len(self), first + int(np.sum(self.step_of.values[first:] <= event.done))))
         previous = self.current
         if previous is not None and previous.number == event.round - 1 and not math.isnan(previous.began):
             if self._round_lengths:
                 self._round_lengths.pop()
             self._round_lengths.append(event.time - previous.began)
         told = self.rounds.get(event.round)
-        self.current = Round(event.round, len(self), event.time, event.steps, event.epochs, event.frames, event.deadline)
+        self.current = Round(event.round, first, event.time, event.steps, event.epochs, event.frames, event.deadline)
         if told is not None:
             self.current.federation_loss, self.current.held_out = told.federation_loss, told.held_out
         self.rounds[event.round] = self.current
@@ -341,8 +344,11 @@ class RunData:
     # --- from the journal
 
     @classmethod
-    def from_journal(cls, journal: Journal, run: str, before_round: int = 0) -> RunData:
-        """A run of the past (only rounds before `before_round` when that is given). Slow for long runs: not for the window's thread."""
+    def from_journal(cls, journal: Journal, run: str, before_round: int = 0, and_steps: int = 0) -> RunData:
+        """A run of the past, or what of it is before `before_round`, and the first `and_steps` steps of that.
+
+        Slow for long runs: not for the window's thread.
+        """
         data = cls(run)
         for row in journal.runs():
             if row["run"] == run:
@@ -350,13 +356,13 @@ class RunData:
                 data.title = row["federation"]
         rows = journal.steps(run)
         if before_round:
-            rows = [row for row in rows if row["round"] < before_round]
+            rows = [row for row in rows if row["round"] < before_round or (row["round"] == before_round and row["step"] <= and_steps)]
         if rows:
             columns = {name: np.array([row[name] for row in rows], np.float64) for name in COLUMNS}
             data._extend(columns, [row["time"] for row in rows], [row["round"] for row in rows], [row["step"] for row in rows])
         numbers = data.round_of.values
         for row in journal.rounds(run):
-            if before_round and row["round"] >= before_round:
+            if before_round and row["round"] >= before_round + bool(and_steps):
                 continue
             first = int(np.searchsorted(numbers, row["round"]))
             here = first < len(numbers) and numbers[first] == row["round"]
@@ -394,6 +400,8 @@ class RunData:
                 self.rounds[number] = round_
                 if told is not None:  # heard since then
                     round_.federation_loss, round_.held_out = told.federation_loss, told.held_out
+            elif round_.trains_here:
+                told.first = round_.first  # the round that goes on
         self.version += 1
 
     # --- read

@@ -267,7 +267,8 @@ class TrainingPage(QWidget):
         self.cards["loss"].set(number(float(smooth[-1])) if len(smooth) else "-", compare)
         rounds, held = data.per_round("held_out")
         if len(held):
-            base = f"{number(held[0])} at round {rounds[0]:.0f}, " if rounds[0] < rounds[-1] else ""
+            when = f"at round {rounds[0]:.0f}" if rounds[0] else "before training"
+            base = f"{number(held[0])} {when}, " if rounds[0] < rounds[-1] else ""
             self.cards["held"].set(number(held[-1]), f"{base}best {number(held.min())}")
         else:
             self.cards["held"].set("-", "told by the server after a round")
