@@ -44,9 +44,14 @@ def folder(settings: Settings) -> Path:
 
 
 def test_all_is_done_but_joining(settings: Settings) -> None:
-    steps = steps_of(settings, look(folder(settings)))
+    steps = steps_of(settings, look(folder(settings)), agreed=True)
     assert [step.done for step in steps] == [True, True, True, True, False]
     assert not any(step.blocked or step.warning or step.fails for step in steps)
+
+
+def test_consent_is_asked_again_although_the_settings_hold_an_earlier_one(settings: Settings) -> None:
+    assert settings.federation.consent
+    assert [step.done for step in steps_of(settings, look(folder(settings)))] == [True, True, True, False, False]
 
 
 def test_a_computer_that_cannot_train_blocks_join_and_says_what_to_do(settings: Settings) -> None:
@@ -57,7 +62,7 @@ def test_a_computer_that_cannot_train_blocks_join_and_says_what_to_do(settings: 
 
 
 def test_a_computer_with_limits_warns_and_blocks_nothing(settings: Settings) -> None:
-    steps = steps_of(settings, look(folder(settings), replace(COMPUTER, gpus=())))
+    steps = steps_of(settings, look(folder(settings), replace(COMPUTER, gpus=())), agreed=True)
     assert steps[1].done and "trains on the processor" in steps[1].warning and not steps[4].blocked
 
 

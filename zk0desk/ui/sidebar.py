@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from PySide6.QtCore import QSize, Qt, Signal
-from PySide6.QtWidgets import QButtonGroup, QHBoxLayout, QPushButton, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QButtonGroup, QHBoxLayout, QVBoxLayout, QWidget
 
 from zk0desk.ui import theme
 from zk0desk.ui.pages import PAGES, PageSpec
-from zk0desk.ui.widgets import Caption, IconLabel, Text, icon
+from zk0desk.ui.widgets import Caption, IconLabel, PressButton, Text, icon
 
 WIDTH = 196
 
@@ -32,7 +32,7 @@ class Sidebar(QWidget):
         brand.addWidget(Text("zk0desk", "brand", wrap=False), 1)
         column.addLayout(brand)
         self._group = QButtonGroup(self)
-        self.buttons: dict[str, QPushButton] = {}
+        self.buttons: dict[str, PressButton] = {}
         for number, spec in enumerate(PAGES[:-1], start=1):
             column.addWidget(self._button(spec, number))
         column.addStretch(1)
@@ -44,8 +44,8 @@ class Sidebar(QWidget):
         column.addLayout(promise)
         column.addWidget(self._button(PAGES[-1], len(PAGES)))
 
-    def _button(self, spec: PageSpec, number: int) -> QPushButton:
-        button = QPushButton(icon(spec.icon_name, "muted", "accent"), "  " + spec.label)
+    def _button(self, spec: PageSpec, number: int) -> PressButton:
+        button = PressButton(icon(spec.icon_name, "muted", "accent"), "  " + spec.label)
         button.setProperty("zk", "nav")
         button.setCheckable(True)
         button.setIconSize(QSize(18, 18))

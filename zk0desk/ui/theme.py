@@ -150,6 +150,8 @@ def style_sheet() -> str:
 _SHEET = """
 QToolTip { color: %(text)s; background: %(raised)s; border: 1px solid %(control)s; padding: 4px; }
 QScrollArea, QScrollArea > QWidget > QWidget[zk="page"], QWidget[zk="page"] { background: transparent; border: none; }
+QScrollArea { border: 1px solid transparent; border-radius: 6px; }
+QScrollArea:focus { border-color: %(accent)s; }
 QWidget[zk="side"] { background: %(side)s; border: none; border-right: 1px solid %(border)s; }
 QWidget[zk="strip"] { background: %(surface)s; border: none; border-top: 1px solid %(border)s; }
 QFrame[zk="card"] { background: %(surface)s; border: 1px solid %(border)s; border-radius: 10px; }
@@ -167,6 +169,7 @@ QLabel[zk="bold"] { font-weight: 600; }
 QLabel[zk="number"] { font-size: 22px; font-weight: 600; }
 QLabel[zk="caption"] { font-size: 12px; color: %(muted)s; }
 QLabel[zk="muted"] { color: %(muted)s; }
+QLabel[zk="error"] { color: %(error)s; }
 QLabel[zk="badge-ok"], QLabel[zk="badge-warning"], QLabel[zk="badge-error"], QLabel[zk="badge-info"], QLabel[zk="badge-muted"] {
     font-size: 12px; font-weight: 600; border-radius: 8px; padding: 1px 10px; min-height: 16px; }
 QLabel[zk="badge-ok"] { color: %(ok)s; background: %(ok_soft)s; }
@@ -184,7 +187,7 @@ QPushButton[zk="primary"]:focus { border: 2px solid %(text)s; }
 QPushButton[zk="primary"]:disabled { background: %(border)s; color: %(muted)s; border-color: %(border)s; }
 QPushButton[zk="danger"] { color: %(error)s; }
 QPushButton[zk="danger"]:disabled { color: %(muted)s; }
-QPushButton[zk="link"] { background: transparent; border: 1px solid transparent; color: %(accent)s; padding: 5px 8px; }
+QPushButton[zk="link"] { background: transparent; border: 1px solid transparent; color: %(accent)s; padding: 5px 7px; }
 QPushButton[zk="link"]:hover { background: %(soft)s; }
 QPushButton[zk="link"]:focus { border: 1px solid %(accent)s; }
 QPushButton[zk="link"]:checked { background: %(soft)s; }
@@ -195,12 +198,12 @@ QPushButton[zk="nav"]:hover { background: %(border)s; }
 QPushButton[zk="nav"]:checked { background: %(soft)s; color: %(accent)s; font-weight: 600; }
 QPushButton[zk="nav"]:focus { border: 2px solid %(accent)s; }
 QPushButton[zk="tab"] { background: transparent; border: none; border-bottom: 2px solid transparent; border-radius: 0;
-    color: %(muted)s; padding: 4px 6px; }
+    color: %(muted)s; padding: 4px; }
 QPushButton[zk="tab"]:checked { color: %(text)s; border-bottom: 2px solid %(accent)s; }
 QPushButton[zk="tab"]:hover { color: %(text)s; }
 QPushButton[zk="tab"]:focus { color: %(accent)s; border-bottom: 2px solid %(control)s; }
 QLineEdit, QPlainTextEdit, QTextEdit, QAbstractSpinBox, QComboBox { background: %(surface)s; color: %(text)s;
-    border: 1px solid %(control)s; border-radius: 7px; padding: 6px 9px;
+    border: 1px solid %(control)s; border-radius: 7px; padding: 6px 9px; placeholder-text-color: %(muted)s;
     selection-background-color: %(accent)s; selection-color: %(on_accent)s; }
 QLineEdit, QAbstractSpinBox, QComboBox { min-height: 19px; }
 QLineEdit:hover, QPlainTextEdit:hover, QTextEdit:hover, QAbstractSpinBox:hover, QComboBox:hover { border-color: %(text)s; }

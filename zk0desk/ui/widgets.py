@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from PySide6.QtCore import QSize, Qt
-from PySide6.QtGui import QFontMetrics, QPainter, QPaintEvent
+from PySide6.QtGui import QFont, QFontMetrics, QKeyEvent, QPainter, QPaintEvent
 from PySide6.QtWidgets import QFrame, QGridLayout, QHBoxLayout, QLabel, QPushButton, QScrollArea, QSizePolicy, QVBoxLayout, QWidget
 
 from zk0desk.ui import theme
@@ -14,7 +14,7 @@ from zk0desk.ui.icons import icon
 
 __all__ = [
     "Badge", "Banner", "Caption", "Card", "DangerButton", "ElidedLabel", "EmptyState", "FindingRow", "Heading", "IconLabel",
-    "KeyValueGrid", "LinkButton", "NumberCard", "PageHeader", "PrimaryButton", "SecondaryButton", "Switch", "TabButton",
+    "KeyValueGrid", "LinkButton", "NumberCard", "PageHeader", "PressButton", "PrimaryButton", "SecondaryButton", "Switch", "TabButton",
     "Text", "icon", "scrolled", "set_kind",
 ]  # fmt: skip
 
@@ -152,7 +152,17 @@ class Card(QFrame):
         set_kind(self, "true" if chosen else "false", "chosen")
 
 
-class _Button(QPushButton):
+class PressButton(QPushButton):
+    """A button that Return presses too, not Space alone."""
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        if event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter):
+            self.click()
+        else:
+            super().keyPressEvent(event)
+
+
+class _Button(PressButton):
     kind = ""
 
     def __init__(self, text: str = "", icon_name: str = "", on_click: Callable[[], Any] | None = None) -> None:
@@ -160,7 +170,7 @@ class _Button(QPushButton):
         if self.kind:
             self.setProperty("zk", self.kind)
         self.setAccessibleName(text.replace("&", ""))
-        self.setIconSize(QSize(16, 16))
+        self.setIconSize(QSize(20, 16))  # wider than the sign, which keeps the text at a distance
         if icon_name:
             self.set_icon(icon_name)
         if on_click is not None:
@@ -394,8 +404,6 @@ class NumberCard(Card):
         self._name = name
         self.value = Text("-", "number", wrap=False)
         font = self.value.font()
-        from PySide6.QtGui import QFont
-
         font.setFeature(QFont.Tag("tnum"), 1)
         self.value.setFont(font)
         self.value.setMinimumWidth(1)

@@ -29,7 +29,7 @@ class CameraPicture(QLabel):
         super().__init__()
         self._size = size
         self.setFixedSize(size)
-        self.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        self.setAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter)
         self.setAccessibleName(name)
 
     def paintEvent(self, event: QPaintEvent) -> None:
@@ -118,7 +118,7 @@ class CameraTable(Card):
             choice.setToolTip("" if chosen is not None else "Choose the recording first.")
             choice.activated.connect(lambda _n, key=camera.key, box=choice: self._map(key, box.currentData()))
             cell.addWidget(choice)
-            grid.addLayout(cell, number // 2, number % 2, Qt.AlignmentFlag.AlignLeft)
+            grid.addLayout(cell, number // 2, number % 2, Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignTop)
         grid.setColumnStretch(2, 1)
         if mapping.ambiguous:
             self.body.addWidget(Caption("The names do not say which camera is which: please look at the slots."))

@@ -180,13 +180,18 @@ class FederationPage(QWidget):
         self.remains = Text("", "muted")
         column.addWidget(self.remains)
         self.agree = TickBox("I have the right to train on these recordings, and the federation may use what was &learned")
-        self.agree.toggled.connect(lambda _on: self._enable())
-        column.addWidget(self.agree)
-        # Below what scrolls, so that Join and what it waits for can be seen in a small window too.
+        self.agree.toggled.connect(lambda _on: self.refresh())
+        # Below what scrolls, so that the box, Join and what it waits for can be seen in a small window too.
         self.footer = QWidget()
-        last = QHBoxLayout(self.footer)
-        last.setContentsMargins(22, theme.SPACE_2, 20, theme.SPACE_3)
+        self.footer.setProperty("zk", "strip")
+        self.footer.setAttribute(Qt.WidgetAttribute.WA_StyledBackground)
+        rows = QVBoxLayout(self.footer)
+        rows.setContentsMargins(22, theme.SPACE_3, 20, theme.SPACE_3)
+        rows.setSpacing(theme.SPACE_2)
+        rows.addWidget(self.agree)
+        last = QHBoxLayout()
         last.setSpacing(theme.SPACE_3)
+        rows.addLayout(last)
         self.blocked_sign = IconLabel("alert-outline", "warning", 20)
         last.addWidget(self.blocked_sign)
         self.blocked = Caption("")
@@ -307,7 +312,7 @@ class FederationPage(QWidget):
             return
         joined = self.model.running and self.model.state in RUNNING
         self._look(settings)
-        self.stepper.show_steps(steps_of(settings, self.model.hardware, joined=joined))
+        self.stepper.show_steps(steps_of(settings, self.model.hardware, agreed=self.agree.isChecked(), joined=joined))
         invitation = invitation_of(settings)
         if invitation is None:
             self.header.set_answer("No invitation yet. Nothing has been sent.")

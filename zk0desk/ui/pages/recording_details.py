@@ -95,6 +95,7 @@ class _LeavingOut(QWidget):
         self._field.setAccessibleName("Episodes that are not trained on")
         label.setBuddy(self._field)
         self._problem = Text("", "error", wrap=False)
+        self._problem.hide()
         row.addWidget(label)
         row.addWidget(self._field, 1)
         row.addWidget(self._problem)
@@ -108,6 +109,7 @@ class _LeavingOut(QWidget):
         last = self._episodes - 1
         wrong = any(not 0 <= number <= last for number in numbers)
         self._problem.setText(f"Numbers from 0 to {last}." if wrong else "One has to stay." if len(numbers) > last else "")
+        self._problem.setVisible(bool(self._problem.text()))
         if not self._problem.text():
             self._change(leave_out=tuple(numbers))
 

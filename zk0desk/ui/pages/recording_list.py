@@ -104,7 +104,10 @@ class RecordingList(QWidget):
         self.search.setAccessibleName("Search recordings")
         self.search.setClearButtonEnabled(True)
         self.search.textChanged.connect(self._filter)
-        column.addWidget(self.search)
+        above = QHBoxLayout()
+        above.setContentsMargins(0, 0, theme.SPACE_2, 0)  # as wide as the cards under it
+        above.addWidget(self.search)
+        column.addLayout(above)
         content = QWidget()
         self._cards = QVBoxLayout(content)
         self._cards.setContentsMargins(0, 0, theme.SPACE_2, 0)

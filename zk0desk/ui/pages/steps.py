@@ -53,14 +53,15 @@ def invitation_of(settings: Settings) -> Invitation | None:
         return None
 
 
-def steps_of(settings: Settings, look: HardwareLook | None = None, *, joined: bool = False) -> list[Step]:
-    """The five steps as the settings tell them, and `look`, what was seen of this computer (None: not looked yet)."""
-    from zk0desk.federation.consent import consent_digest
+def steps_of(settings: Settings, look: HardwareLook | None = None, *, agreed: bool = False, joined: bool = False) -> list[Step]:
+    """The five steps as the settings tell them, and `look`, what was seen of this computer (None: not looked yet).
 
+    `agreed`: the box is ticked. What was agreed to before an earlier joining is asked again.
+    """
     invitation = invitation_of(settings)
     recordings = bool(settings.recordings.chosen)
     computer = _computer_step(settings, look)
-    agreed = invitation is not None and settings.federation.consent == consent_digest(invitation)
+    agreed = invitation is not None and (agreed or joined)
     ready = recordings and computer.done and agreed
     return [
         Step("Recordings", "recordings", recordings, "" if recordings else "Choose at least one recording."),

@@ -23,7 +23,8 @@ class TickBox(QCheckBox):
         if not self.isEnabled():
             painter.setOpacity(0.45)
         on = self.isChecked()
-        frame = "accent" if on or self.hasFocus() else "control"
+        over = bool(option.state & QStyle.StateFlag.State_MouseOver)  # type: ignore[attr-defined]
+        frame = "accent" if on or self.hasFocus() else "text" if over and self.isEnabled() else "control"
         painter.setPen(QPen(QColor(theme.color(frame)), 2.0 if self.hasFocus() else 1.2))
         painter.setBrush(QColor(theme.color("accent" if on else "surface")))
         painter.drawRoundedRect(QRectF(box).adjusted(0.5, 0.5, -0.5, -0.5), 3, 3)
