@@ -86,6 +86,7 @@ def run(
     window.firstPaint.connect(after_paint, Qt.ConnectionType.QueuedConnection)
     if single is not None:
         single.raised.connect(lambda argument: _raise(window, model, argument))
+        window.leaving.connect(single.leave)
     before = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     app.setQuitOnLastWindowClosed(False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import time
 
 from PySide6.QtCore import QObject, Signal
 from PySide6.QtNetwork import QLocalServer, QLocalSocket
@@ -13,6 +14,11 @@ from zk0desk import folders
 
 _LIMIT = 32768
 _WAIT_MS = 1500
+_ANSWER_MS = 5000
+"""How long a window may be busy before a later start takes it for dead."""
+_LEAVING_S = 120.0
+"""How long a later start waits for a window that closes: the node in it may be in the middle of a step."""
+_OK, _WAIT = b"ok\n", b"wait\n"
 
 
 def socket_name() -> str:
@@ -26,13 +32,19 @@ class _Guest(QObject):
 
     said = Signal(str)
 
-    def __init__(self, socket: QLocalSocket, parent: QObject) -> None:
+    def __init__(self, socket: QLocalSocket, parent: SingleInstance) -> None:
         super().__init__(parent)
         self._socket = socket
         self._data = b""
+        self.told_to_wait = False
         socket.setParent(self)
         socket.readyRead.connect(self._ready)
         socket.disconnected.connect(self.deleteLater)
+
+    def part(self) -> None:
+        """End the connection; who waits at the other end sees that."""
+        if self._socket.state() == QLocalSocket.LocalSocketState.ConnectedState:
+            self._socket.disconnectFromServer()
 
     def _ready(self) -> None:
         self._data += bytes(self._socket.readAll().data())
@@ -43,16 +55,26 @@ class _Guest(QObject):
         if not newline:
             self._data = line
             return
+        host = self.parent()  # not kept: a guest that holds its host would take it along when it goes
+        if isinstance(host, SingleInstance) and host.leaving:
+            self.told_to_wait = True
+            self._socket.write(_WAIT)
+            self._socket.flush()
+            return
         argument = ""
         with contextlib.suppress(ValueError, AttributeError):
             argument = str(json.loads(line).get("open", ""))
-        self._socket.write(b"ok\n")
+        self._socket.write(_OK)
         self._socket.flush()
         self.said.emit(argument)
 
 
 class SingleInstance(QObject):
-    """`claim` says whether this start is the first; `raised` carries what later starts hand over ("" for nothing)."""
+    """`claim` says whether this start is the first; `raised` carries what later starts hand over ("" for nothing).
+
+    A window that closes says so by `leave`: a later start then keeps what it has to hand over, waits until the window is
+    gone, and is the first itself.
+    """
 
     raised = Signal(str)
 
@@ -60,19 +82,18 @@ class SingleInstance(QObject):
         super().__init__(parent)
         self._name = name or socket_name()
         self._server: QLocalServer | None = None
+        self.leaving = False
 
     def claim(self, argument: str = "") -> bool:
         """True when no other window lives; otherwise hands `argument` to it and returns False."""
-        socket = QLocalSocket()
-        socket.connectToServer(self._name)
-        if socket.waitForConnected(_WAIT_MS):
-            socket.write(json.dumps({"open": argument}).encode() + b"\n")
-            socket.waitForBytesWritten(_WAIT_MS)
-            answered = socket.waitForReadyRead(_WAIT_MS)
-            socket.disconnectFromServer()
-            if answered:
+        until = time.monotonic() + _LEAVING_S
+        while time.monotonic() < until:
+            answer = self._ask(argument, until)
+            if answer == _OK:
                 return False
-            # it took the connection but says nothing: it hangs or dies, so this start goes on by itself
+            if answer == b"":
+                break  # nobody is there, or it takes the connection and says nothing: it hangs or dies
+            time.sleep(0.05)  # it closes; a moment later it does not listen any more
         server = QLocalServer(self)
         server.setSocketOptions(QLocalServer.SocketOption.UserAccessOption)
         if not server.listen(self._name):
@@ -82,6 +103,28 @@ class SingleInstance(QObject):
         self._server = server
         return True
 
+    def _ask(self, argument: str, until: float) -> bytes:
+        """What the first window answers: `_OK`, `_WAIT` after it was seen to go, or nothing."""
+        socket = QLocalSocket()
+        socket.connectToServer(self._name)
+        if not socket.waitForConnected(_WAIT_MS):
+            return b""
+        socket.write(json.dumps({"open": argument}).encode() + b"\n")
+        socket.waitForBytesWritten(_WAIT_MS)
+        if not socket.waitForReadyRead(_ANSWER_MS):
+            gone = socket.state() != QLocalSocket.LocalSocketState.ConnectedState
+            return _WAIT if gone else b""  # a window that ended before it read what it was told is asked once more
+        answer = bytes(socket.readAll().data())
+        if answer == _WAIT:
+            socket.waitForDisconnected(max(1, int((until - time.monotonic()) * 1000)))
+            return _WAIT
+        socket.disconnectFromServer()
+        return _OK
+
+    def leave(self) -> None:
+        """From now on later starts are told to wait until this one is gone."""
+        self.leaving = True
+
     def _connected(self) -> None:
         while self._server is not None and (socket := self._server.nextPendingConnection()) is not None:
             guest = _Guest(socket, self)
@@ -89,6 +132,9 @@ class SingleInstance(QObject):
 
     def close(self) -> None:
         """Let the next start be the first."""
+        self.leaving = True
+        for guest in self.findChildren(_Guest):
+            guest.part()
         if self._server is not None:
             self._server.close()
             self._server.deleteLater()

@@ -24,11 +24,12 @@ log = logging.getLogger(__name__)
 class MainWindow(QMainWindow):
     """The window over `model`. Pages are built when they are shown first, never before the first paint.
 
-    `firstPaint` fires once, `closed` when the window is gone and the node has ended.
+    `firstPaint` fires once, `leaving` when closing is decided, `closed` when the window is gone and the node has ended.
     Closing while the node runs asks once, with what is lost.
     """
 
     firstPaint = Signal()
+    leaving = Signal()
     closed = Signal()
 
     def __init__(self, model: AppModel) -> None:
@@ -160,6 +161,7 @@ class MainWindow(QMainWindow):
             self._closing = True
             self.setEnabled(False)
             self.model.stop_now()
+        self.leaving.emit()
         geometry = bytes(self.saveGeometry().toBase64().data()).decode("ascii")
         self.model.window_state.keep(geometry=geometry, page=self.current_page)
         if self.model.running:
