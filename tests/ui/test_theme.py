@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from PySide6.QtCore import Qt
-from PySide6.QtGui import QColor, QPalette
-from PySide6.QtWidgets import QApplication, QCheckBox
+from PySide6.QtGui import QColor, QImage, QPalette
+from PySide6.QtWidgets import QApplication, QCheckBox, QComboBox, QDoubleSpinBox, QLineEdit, QPlainTextEdit, QSpinBox, QVBoxLayout, QWidget
 
 from zk0desk.ui import theme
 from zk0desk.ui.icons import icon
@@ -78,3 +78,81 @@ def test_an_icon_takes_the_colour_of_the_theme_at_the_moment_it_is_drawn(qapp: Q
         theme.apply(qapp, choice)
         seen.append(sign.pixmap(32, 32).toImage().pixelColor(16, 16).name())
     assert seen == ["#b3261e", "#ff8a80"]
+
+
+# --- input widgets
+
+
+class Form(QWidget):
+    """One of each input, and something else that can have the focus."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        column = QVBoxLayout(self)
+        self.combo, self.spin, self.double = QComboBox(), QSpinBox(), QDoubleSpinBox()
+        self.combo.addItems(["one", "two"])
+        self.inputs: list[QWidget] = [self.combo, self.spin, self.double, QLineEdit("words"), QPlainTextEdit("words")]
+        self.other = QCheckBox("x")
+        for each in (self.other, *self.inputs):
+            column.addWidget(each)
+        self.resize(320, 420)
+
+
+@pytest.fixture
+def form(scheme: str, qtbot) -> Form:
+    made = Form()
+    qtbot.addWidget(made)
+    made.show()
+    qtbot.waitExposed(made)
+    made.activateWindow()
+    qtbot.waitUntil(made.isActiveWindow)
+    made.other.setFocus()
+    return made
+
+
+def grabbed(widget: QWidget) -> QImage:
+    return widget.grab().toImage()
+
+
+def near(one: QColor, other: QColor) -> bool:
+    return all(abs(a - b) <= 3 for a, b in zip(one.getRgb()[:3], other.getRgb()[:3], strict=True))
+
+
+def test_inputs_are_plain_surfaces_with_a_frame_and_no_gradient(form: Form) -> None:
+    for widget in form.inputs:
+        image = grabbed(widget)
+        column = {image.pixelColor(widget.width() // 2, y).name() for y in range(8, widget.height() - 8)}
+        assert column == {theme.color("surface").name()}, (type(widget).__name__, column)
+        assert near(image.pixelColor(0, widget.height() // 2), theme.color("control")), type(widget).__name__
+
+
+def test_the_input_with_the_keyboard_has_a_ring_in_the_accent(form: Form) -> None:
+    for widget in form.inputs:
+        widget.setFocus()
+        image = grabbed(widget)
+        ring = [image.pixelColor(x, widget.height() // 2) for x in (0, 1)]
+        assert all(near(each, theme.color("accent")) for each in ring), type(widget).__name__
+
+
+def test_an_input_that_is_off_looks_off(form: Form) -> None:
+    for widget in form.inputs:
+        widget.setEnabled(False)
+        image = grabbed(widget)
+        assert near(image.pixelColor(0, widget.height() // 2), theme.color("border")), type(widget).__name__
+        assert near(image.pixelColor(widget.width() // 2, widget.height() // 2), theme.color("background")), type(widget).__name__
+
+
+def test_arrows_can_be_seen(form: Form) -> None:
+    for widget in (form.combo, form.spin, form.double):
+        image = grabbed(widget)
+        right = [image.pixelColor(x, y) for x in range(widget.width() - 26, widget.width() - 4) for y in range(5, widget.height() - 5)]
+        assert any(near(each, theme.color("muted")) for each in right), type(widget).__name__
+
+
+def test_a_list_that_drops_down_has_the_themes_surface(form: Form, qtbot) -> None:
+    form.combo.showPopup()
+    view = form.combo.view()
+    qtbot.waitUntil(view.isVisible)
+    image = grabbed(view)
+    assert near(image.pixelColor(view.width() // 2, view.height() - 3), theme.color("raised"))
+    form.combo.hidePopup()

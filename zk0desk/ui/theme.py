@@ -235,6 +235,7 @@ QProgressBar { background: %(border)s; border: none; border-radius: 3px; max-hei
 QProgressBar::chunk { background: %(accent)s; border-radius: 3px; }
 QTableView, QTreeView, QListView { background: %(surface)s; border: 1px solid %(border)s; border-radius: 10px; gridline-color: %(border)s;
     selection-background-color: %(soft)s; selection-color: %(text)s; outline: none; }
+QTableView::item { padding: 0 8px; }
 QHeaderView::section { background: %(side)s; color: %(muted)s; border: none; border-bottom: 1px solid %(border)s; padding: 6px 8px; }
 QTableCornerButton::section { background: %(side)s; border: none; }
 QMenu { background: %(raised)s; border: 1px solid %(control)s; padding: 4px; }

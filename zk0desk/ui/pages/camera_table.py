@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from PySide6.QtCore import QRect, QSize, Qt
+from PySide6.QtCore import QPoint, QRect, QSize, Qt
 from PySide6.QtGui import QColor, QImage, QPainter, QPaintEvent, QPixmap
 from PySide6.QtWidgets import QComboBox, QGridLayout, QLabel, QVBoxLayout
 
@@ -23,11 +23,11 @@ PICTURE = QSize(196, 147)
 
 
 class CameraPicture(QLabel):
-    """A camera's picture, or a plain surface until it is there."""
+    """A camera's picture, or a plain surface until it is there. It is shown whole, or cut to fill its place (`fill`)."""
 
-    def __init__(self, size: QSize, name: str) -> None:
+    def __init__(self, size: QSize, name: str, *, fill: bool = False) -> None:
         super().__init__()
-        self._size = size
+        self._size, self._fill = size, fill
         self.setFixedSize(size)
         self.setAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter)
         self.setAccessibleName(name)
@@ -67,9 +67,13 @@ class CameraPicture(QLabel):
         height, width, _ = frame.shape
         image = QImage(frame.tobytes(), width, height, 3 * width, QImage.Format.Format_RGB888)
         ratio = self.devicePixelRatioF()
-        pixmap = QPixmap.fromImage(image).scaled(
-            self._size * ratio, Qt.AspectRatioMode.KeepAspectRatio, Qt.TransformationMode.SmoothTransformation
-        )
+        size = self._size * ratio
+        way = Qt.AspectRatioMode.KeepAspectRatioByExpanding if self._fill else Qt.AspectRatioMode.KeepAspectRatio
+        pixmap = QPixmap.fromImage(image).scaled(size, way, Qt.TransformationMode.SmoothTransformation)
+        if self._fill:
+            shown = QRect(QPoint(0, 0), size)
+            shown.moveCenter(pixmap.rect().center())
+            pixmap = pixmap.copy(shown)
         pixmap.setDevicePixelRatio(ratio)
         self.setPixmap(pixmap)
 

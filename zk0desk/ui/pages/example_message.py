@@ -131,10 +131,11 @@ class ExampleDialog(QDialog):
         self.close_button.setDefault(True)
         row.addWidget(self.close_button)
         outer.addLayout(row)
+        self.close_button.setFocus()
         self.labels.set_rows([
             ("run-uid, server-round", "which run and which of its rounds: as the coordinator numbered them"),
             ("base-sha256", "which weights the update is relative to: those that the coordinator sent"),
-            ("layout-sha256", invitation.layout_sha256),
+            ("layout-sha256", f"{invitation.layout_sha256[:16]}…, the order of the policy's trainable parameters"),
             ("encoding", invitation.encoding),
         ])  # fmt: skip
 

@@ -48,7 +48,7 @@ class RecordingCard(Card):
             self.box.setToolTip("It cannot be trained on as it is. The check at the right says why.")
         self.box.toggled.connect(on_choose)
         row.addWidget(self.box)
-        self.picture = CameraPicture(THUMBNAIL, f"Picture of {name}")
+        self.picture = CameraPicture(THUMBNAIL, f"Picture of {name}", fill=True)
         row.addWidget(self.picture)
         texts = QVBoxLayout()
         texts.setSpacing(2)

@@ -13,12 +13,14 @@ from zk0desk.ui.icons import icon
 class TickBox(QCheckBox):
     """Fusion draws the frame darker than its surroundings, which is invisible in the dark; here it has the theme's control border."""
 
-    def paintEvent(self, event: QPaintEvent) -> None:
-        super().paintEvent(event)
-        option = QStyleOptionButton()
+    def paintEvent(self, _event: QPaintEvent) -> None:
+        option, words = QStyleOptionButton(), QStyleOptionButton()
         self.initStyleOption(option)
+        self.initStyleOption(words)
         box = self.style().subElementRect(QStyle.SubElement.SE_CheckBoxIndicator, option, self)
         painter = QPainter(self)
+        words.rect = self.style().subElementRect(QStyle.SubElement.SE_CheckBoxContents, option, self)  # type: ignore[attr-defined]
+        self.style().drawControl(QStyle.ControlElement.CE_CheckBoxLabel, words, painter, self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         if not self.isEnabled():
             painter.setOpacity(0.45)
