@@ -120,11 +120,11 @@ def test_join_waits_for_every_step_and_says_which_is_missing(
     page.take(invitation.to_line())
     page.agree.setChecked(True)
     assert not page.join.isEnabled()
-    assert "Choose at least one recording." in page.blocked.text() and "policy" in page.blocked.text()
+    assert "Choose at least one recording." in page.footer.waits_for.text() and "policy" in page.footer.waits_for.text()
     ready(page, tmp_path, qtbot)
-    assert page.join.isEnabled() and page.blocked.text() == ""
+    assert page.join.isEnabled() and page.footer.waits_for.text() == ""
     page.agree.setChecked(False)
-    assert not page.join.isEnabled() and "tick the box" in page.blocked.text()
+    assert not page.join.isEnabled() and "tick the box" in page.footer.waits_for.text()
     settle(qtbot)
 
 
@@ -185,7 +185,7 @@ def test_the_nodes_key_can_be_copied_for_the_coordinator(page: FederationPage, i
 
 def example(page: FederationPage, qtbot) -> ExampleDialog:
     """What the button on the page shows, once it has counted."""
-    (button,) = [each for each in page.leaves_card.findChildren(QPushButton) if "example" in each.accessibleName()]
+    (button,) = [each for each in page.lists.leaves_card.findChildren(QPushButton) if "example" in each.accessibleName()]
     qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
     (dialog,) = page.findChildren(ExampleDialog)
     qtbot.waitUntil(lambda: not dialog.answer.text().startswith("Counting"), timeout=30_000)
@@ -256,11 +256,11 @@ def test_a_computer_that_cannot_train_blocks_join_with_reason_and_remedy(
     page.agree.setChecked(True)
     ready(page, tmp_path, qtbot)
     assert not page.join.isEnabled()
-    said = page.blocked.text()
+    said = page.footer.waits_for.text()
     assert "This computer cannot train the policy. Training needs" in said and "Use a computer with more memory, or a GPU." in said
-    assert page.blocked_sign.isVisible() and page.blocked_sign.color == "error"
+    assert page.footer.sign.isVisible() and page.footer.sign.color == "error"
     with qtbot.waitSignal(page.model.showPage) as shown:
-        qtbot.mouseClick(page.mend, Qt.MouseButton.LeftButton)
+        qtbot.mouseClick(page.footer.mend, Qt.MouseButton.LeftButton)
     assert shown.args == ["computer"]
     # mended meanwhile: it is looked at anew when the page is shown again
     monkeypatch.setattr(hardware, "inspect_computer", lambda: replace(SMALL, memory=32 * GB, memory_free=24 * GB))
@@ -277,8 +277,8 @@ def test_a_computer_with_limits_warns_and_lets_join(
     page.take(invitation.to_line())
     page.agree.setChecked(True)
     ready(page, tmp_path, qtbot)
-    assert page.join.isEnabled() and page.blocked_sign.isVisible() and page.blocked_sign.color == "warning"
-    assert "with limits" in page.blocked.text() and "Close other programs before you join." in page.blocked.text()
+    assert page.join.isEnabled() and page.footer.sign.isVisible() and page.footer.sign.color == "warning"
+    assert "with limits" in page.footer.waits_for.text() and "Close other programs before you join." in page.footer.waits_for.text()
 
 
 def test_until_this_computer_was_looked_at_join_waits(page: FederationPage, invitation: Invitation, tmp_path: Path, qtbot) -> None:
@@ -286,6 +286,6 @@ def test_until_this_computer_was_looked_at_join_waits(page: FederationPage, invi
     page.agree.setChecked(True)
     change(page.model, recordings=Recordings(chosen=(ChosenRecording(path=tmp_path / "arm"),)))
     change(page.model, policy=Policy(folder=tmp_path / "coordinator" / "policy"))
-    assert not page.join.isEnabled() and page.blocked.text() == "This computer is being looked at."
+    assert not page.join.isEnabled() and page.footer.waits_for.text() == "This computer is being looked at."
     qtbot.waitUntil(page.join.isEnabled, timeout=30_000)
     settle(qtbot)

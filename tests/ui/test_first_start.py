@@ -74,7 +74,7 @@ def test_a_person_comes_from_nothing_to_the_first_round(
     if federation.paste.isVisible():
         qtbot.mouseClick(federation.read, Qt.MouseButton.LeftButton)
     settle(qtbot)
-    assert not federation.join.isEnabled() and federation.blocked.text() == "Read the two lists and tick the box."
+    assert not federation.join.isEnabled() and federation.footer.waits_for.text() == "Read the two lists and tick the box."
     qtbot.keyClick(federation.agree, Qt.Key.Key_Space)
     assert federation.join.isEnabled() and not model.running
     qtbot.mouseClick(federation.join, Qt.MouseButton.LeftButton)

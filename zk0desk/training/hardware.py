@@ -166,8 +166,8 @@ def platform_is_x86(system: str) -> bool:
 
 
 def gigabytes(count: float) -> str:
-    """Bytes in GB for a person."""
-    return f"{count / 1e9:.1f} GB"
+    """Bytes for a person: GB, or MB where that would be 0.0 GB."""
+    return f"{count / 1e9:.1f} GB" if count >= 5e7 else f"{count / 1e6:.0f} MB"
 
 
 def _engine(computer: Computer) -> list[Finding]:

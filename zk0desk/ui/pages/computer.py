@@ -165,7 +165,7 @@ class ComputerPage(QWidget):
             rows.append(("GPU", "none that can train"))
         free = f"{gigabytes(computer.memory_free)} of {gigabytes(computer.memory)} free"
         rows += [
-            ("Memory", f"{free}; training takes {_about(answer.memory_needed)}"),
+            ("Memory", f"{free}; training takes about {gigabytes(_main_memory(answer))}"),
             ("Disk", f"{gigabytes(computer.disk_free)} free"),
             ("System", computer.system),
             ("Keyring", computer.keyring),
@@ -220,14 +220,15 @@ class _Fine:
         from zk0desk.training.hardware import gigabytes
 
         self.what: Any = "Memory, disk, drivers and versions are as training needs them."
+        on_gpu = f", and {gigabytes(answer.memory_needed)} of the GPU's" if answer.device != "cpu" else ""
         self.why = (
-            f"Training takes {_about(answer.memory_needed)} of memory; {gigabytes(computer.memory_free)} of memory "
+            f"Training takes about {gigabytes(_main_memory(answer))} of memory{on_gpu}; {gigabytes(computer.memory_free)} of memory "
             f"and {gigabytes(computer.disk_free)} of disk are free."
         )
 
 
-def _about(count: int) -> str:
-    """Bytes as a person would say them, small ones too."""
-    from zk0desk.training.hardware import gigabytes
+def _main_memory(answer: Verdict) -> int:
+    """Bytes of this computer's own memory that training takes: the libraries, and without a GPU the policy as well."""
+    from zk0desk.training.hardware import LIBRARIES
 
-    return f"about {gigabytes(count)}" if count >= 1e9 else f"about {max(1, round(count / 1e6))} MB"
+    return int(LIBRARIES) + (answer.memory_needed if answer.device == "cpu" else 0)

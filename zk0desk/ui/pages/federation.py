@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PySide6.QtCore import Qt
 from PySide6.QtGui import QDragEnterEvent, QDropEvent, QGuiApplication, QShowEvent
 from PySide6.QtWidgets import QFileDialog, QHBoxLayout, QPlainTextEdit, QStackedLayout, QVBoxLayout, QWidget
 
@@ -15,16 +14,15 @@ from zk0desk.federation.node_state import RUNNING, SENTENCES, NodeState
 from zk0desk.ui import theme
 from zk0desk.ui.background import in_background
 from zk0desk.ui.model import AppModel
+from zk0desk.ui.pages.consent_lists import ConsentLists
 from zk0desk.ui.pages.example_message import ExampleDialog
-from zk0desk.ui.pages.steps import Step, Stepper, invitation_of, steps_of
-from zk0desk.ui.pages.tick_box import TickBox
+from zk0desk.ui.pages.invitation_facts import facts
+from zk0desk.ui.pages.join_footer import JoinFooter
+from zk0desk.ui.pages.steps import Stepper, invitation_of, steps_of
 from zk0desk.ui.widgets import (
     Banner,
     Caption,
     Card,
-    DangerButton,
-    Heading,
-    IconLabel,
     KeyValueGrid,
     LinkButton,
     PageHeader,
@@ -41,31 +39,6 @@ if TYPE_CHECKING:
     from zk0desk.ui.hardware_look import HardwareLook
 
 
-def _bullets(card: Card, sentences: list[str]) -> None:
-    for sentence in sentences:
-        row = QHBoxLayout()
-        row.setSpacing(theme.SPACE_2)
-        row.addWidget(Text("•", "muted", wrap=False), 0, Qt.AlignmentFlag.AlignTop)
-        row.addWidget(Text(sentence), 1)
-        card.body.addLayout(row)
-
-
-def _parameters(count: int) -> str:
-    return f"{count / 1e6:.3g} M" if count >= 1e5 else f"{count:,}"
-
-
-def _counted(count: float, what: str) -> str:
-    return f"{count:g} {what}" if count != 1 else f"1 {what.removesuffix('s')}"
-
-
-def _length(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
-
-
-def _megabytes(count: float) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
-
-
 class FederationPage(QWidget):
     """The way in, and what the node does once it is in."""
 
@@ -78,7 +51,6 @@ class FederationPage(QWidget):
         self._key_known = ""
         self._key_line = ""
         self._looking: Path | None = None
-        self._elsewhere = ""
         content = QWidget()
         column = QVBoxLayout(content)
         column.setContentsMargins(22, theme.SPACE_4, 20, theme.SPACE_4)
@@ -98,6 +70,9 @@ class FederationPage(QWidget):
         outer.setContentsMargins(0, 0, 0, 0)
         outer.setSpacing(0)
         outer.addWidget(scrolled(content), 1)
+        self.footer = JoinFooter(self._join, model.stop_now, model.showPage.emit)
+        self.agree, self.join = self.footer.agree, self.footer.join
+        self.agree.toggled.connect(lambda _on: self.refresh())
         outer.addWidget(self.footer)
         self.footer.hide()
         self._layers.currentChanged.connect(lambda layer: self.footer.setVisible(layer == 1))
@@ -128,7 +103,8 @@ class FederationPage(QWidget):
         self.paste.setMaximumHeight(110)
         self.paste.textChanged.connect(self._pasted)
         card.body.addWidget(self.paste)
-        self.paste_problem = Text("", "muted")
+        self.paste_problem = Text("", "error")
+        self.paste_problem.hide()
         card.body.addWidget(self.paste_problem)
         row = QHBoxLayout()
         row.addWidget(SecondaryButton("&Open a file", "folder-open-outline", self._choose_file))
@@ -164,46 +140,9 @@ class FederationPage(QWidget):
         self.key_hint = Caption("")
         card.body.addWidget(self.key_hint)
         column.addWidget(card)
-        lists = QHBoxLayout()
-        lists.setSpacing(theme.SPACE_3)
-        self.leaves_card, self.never_card = Card(), Card()
-        for each, icon, color, title in (
-            (self.leaves_card, "upload-outline", "accent", "Leaves this computer"),
-            (self.never_card, "shield-check-outline", "ok", "Never leaves"),
-        ):
-            head = QHBoxLayout()
-            head.addWidget(IconLabel(icon, color, 20))
-            head.addWidget(Heading(title, 2), 1)
-            each.body.addLayout(head)
-            lists.addWidget(each, 1)
-        column.addLayout(lists)
-        self.remains = Text("", "muted")
-        column.addWidget(self.remains)
-        self.agree = TickBox("I have the right to train on these recordings, and the federation may use what was &learned")
-        self.agree.toggled.connect(lambda _on: self.refresh())
-        # Below what scrolls, so that the box, Join and what it waits for can be seen in a small window too.
-        self.footer = QWidget()
-        self.footer.setProperty("zk", "strip")
-        self.footer.setAttribute(Qt.WidgetAttribute.WA_StyledBackground)
-        rows = QVBoxLayout(self.footer)
-        rows.setContentsMargins(22, theme.SPACE_3, 20, theme.SPACE_3)
-        rows.setSpacing(theme.SPACE_2)
-        rows.addWidget(self.agree)
-        last = QHBoxLayout()
-        last.setSpacing(theme.SPACE_3)
-        rows.addLayout(last)
-        self.blocked_sign = IconLabel("alert-outline", "warning", 20)
-        last.addWidget(self.blocked_sign)
-        self.blocked = Caption("")
-        last.addWidget(self.blocked, 1)
-        self.mend = SecondaryButton("", "arrow-left", lambda: self.model.showPage.emit(self._elsewhere))
-        last.addWidget(self.mend)
-        self.join = PrimaryButton("&Join the federation", "lan-connect", self._join)
-        self.leave = DangerButton("Lea&ve the federation", "lan-disconnect", self.model.stop_now)
-        last.addWidget(self.join)
-        last.addWidget(self.leave)
+        self.lists = ConsentLists(self._example)
+        column.addWidget(self.lists)
         column.addStretch(1)
-        self._lists_filled = ""
         return widget
 
     # --- taking an invitation
@@ -211,7 +150,7 @@ class FederationPage(QWidget):
     def _pasted(self) -> None:
         text = self.paste.toPlainText().strip()
         self.read.setEnabled(bool(text))
-        self.paste_problem.setText("")
+        self.paste_problem.hide()
         if "zk0desk:join?" in text and len(text) > 200:
             self.take(text)
 
@@ -252,6 +191,7 @@ class FederationPage(QWidget):
     def _problem(self, error: OperatorError) -> None:
         self._ask()
         self.paste_problem.setText(str(error))
+        self.paste_problem.show()
 
     def _keep(self, invitation: Invitation) -> None:
         if self.model.running:
@@ -320,8 +260,8 @@ class FederationPage(QWidget):
             self.cancel.hide()
             return
         self._layers.setCurrentIndex(1)
-        self._show_facts(invitation)
-        self._fill_lists(invitation)
+        self.facts.set_rows(facts(invitation, self._key_known))
+        self.lists.show_invitation(invitation)
         event = self.model.state_event
         if joined:
             self.header.set_answer(f"{event.what}. {event.why} {event.then}".strip())
@@ -330,64 +270,10 @@ class FederationPage(QWidget):
         else:
             idle = event.state == NodeState.IDLE
             self.header.set_answer("You were invited. Nothing has been sent yet." if idle else SENTENCES[NodeState.STOPPED][1])
-        self.agree.setVisible(not joined)
-        self.join.setVisible(not joined)
-        self.leave.setVisible(joined)
         self.change.setEnabled(not joined)
-        self._enable()
+        self._enable(settings, joined)
         if self.isVisible() and not self._key_known:
             self._find_key(settings)
-
-    def _show_facts(self, invitation: Invitation) -> None:
-        steps = invitation.local_steps
-        work = _counted(steps, "steps") if steps else _counted(invitation.local_epochs, "epochs")
-        per_round = invitation.trainable_parameters * (4 + (2 if invitation.encoding == "fp16" else 4))
-        admitted = "admitted at once by the invitation's code" if invitation.admission == "open" else "to be admitted by the coordinator"
-        contact = f", contact {invitation.contact}" if invitation.contact else ""
-        print_ = invitation.certificate_sha256.upper()
-        certificate = ":".join(print_[n : n + 2] for n in range(0, 12, 2))
-        self.facts.set_rows([
-            ("Federation", f"{invitation.federation}{contact}"),
-            ("Address", f"{invitation.address}, certificate {certificate}…"),
-            (
-                "Policy",
-                f"{invitation.policy_name or invitation.policy_id}: {_parameters(invitation.trainable_parameters)} of "
-                f"{_parameters(invitation.parameters)} parameters train; id {invitation.policy_id}",
-            ),
-            (
-                "Plan",
-                f"{_counted(invitation.rounds, 'rounds')} of {work}, batch {invitation.batch_size}; "
-                f"at most {_length(invitation.deadline_s)} a round",
-            ),
-            ("Traffic", f"about {_megabytes(per_round)} a round, {_megabytes(per_round * invitation.rounds)} for the run"),
-            ("Your node", f"key {self._key_known}, {admitted}" if self._key_known else f"its key is made when you join; {admitted}"),
-        ])  # fmt: skip
-
-    def _fill_lists(self, invitation: Invitation) -> None:
-        from zk0desk.federation.consent import consent_digest, leaves, never_leaves, remains
-
-        digest = consent_digest(invitation)
-        if self._lists_filled == digest:
-            return
-        for card in (self.leaves_card, self.never_card):
-            while card.body.count() > 1:
-                item = card.body.takeAt(1)
-                inner = item.layout() if item is not None else None
-                while inner is not None and inner.count():
-                    part = inner.takeAt(0)
-                    if part is not None and (widget := part.widget()) is not None:
-                        widget.deleteLater()
-                if item is not None and (widget := item.widget()) is not None:
-                    widget.deleteLater()
-        _bullets(self.leaves_card, leaves(invitation))
-        self.leaves_card.body.addWidget(
-            LinkButton("See an e&xample with your figures", "eye-outline", lambda: self._example(invitation)), 0, Qt.AlignmentFlag.AlignLeft
-        )
-        self.leaves_card.body.addStretch(1)
-        _bullets(self.never_card, [*never_leaves(), "Code from the server is never run here: only the zk0desk that you installed."])
-        self.never_card.body.addStretch(1)
-        self.remains.setText(remains())
-        self._lists_filled = digest
 
     def _look(self, settings: Settings) -> None:
         """Look at this computer in the background, unless it was looked at with this policy already."""
@@ -410,32 +296,9 @@ class FederationPage(QWidget):
         self._looking = folder
         in_background(self, lambda: look_at_hardware(folder), seen, failed)
 
-    def _enable(self) -> None:
-        settings = self._settings()
-        if settings is None:
-            return
+    def _enable(self, settings: Settings, joined: bool) -> None:
         before = steps_of(settings, self.model.hardware)[:3]
-        missing = [step for step in before if not step.done]
-        sentences = [step.blocked for step in missing]
-        if not self.agree.isChecked():
-            sentences.append("Read the two lists and tick the box.")
-        limits = [step.warning for step in before if step.warning]
-        self.join.setEnabled(not sentences and not self.model.running)
-        self.blocked.setText(" ".join(sentences or [f"It trains here with limits. {limit}" for limit in limits]))
-        self._show_blocked(missing, bool(limits) and not sentences)
-
-    def _show_blocked(self, missing: list[Step], limited: bool) -> None:
-        """The sign of what Join waits for, and the way to the page where that is mended."""
-        waiting = not self.model.running
-        fails = any(step.fails for step in missing)
-        self.blocked.setVisible(waiting)
-        self.blocked_sign.set(*(("close-circle", "error") if fails else ("alert-outline", "warning")))
-        self.blocked_sign.setVisible(waiting and (fails or limited))
-        elsewhere = next((step for step in missing if step.page_id != self.page_id), None)
-        self._elsewhere = elsewhere.page_id if elsewhere is not None else ""
-        self.mend.setVisible(waiting and elsewhere is not None)
-        if elsewhere is not None:
-            self.mend.set_text(f"&Back to {elsewhere.name}")
+        self.footer.show_state(before, self.page_id, running=self.model.running, joined=joined)
 
     # --- what its buttons do
 
@@ -483,7 +346,7 @@ class FederationPage(QWidget):
             self.copy_key.setEnabled(True)
             invitation = invitation_of(self.model.settings)
             if invitation is not None:
-                self._show_facts(invitation)
+                self.facts.set_rows(facts(invitation, self._key_known))
 
         def failed(error: OperatorError) -> None:
             self.key_hint.setText(str(error))
@@ -496,16 +359,19 @@ class FederationPage(QWidget):
             QGuiApplication.clipboard().setText(self._key_line)
             self.key_hint.setText(f"Copied. Send it to the coordinator; its fingerprint is {self._key_known}.")
 
-    def _example(self, invitation: Invitation) -> None:
+    def _example(self) -> None:
         try:
-            chosen, journal = self.model.settings.recordings.chosen, self.model.journal
+            settings, journal = self.model.settings, self.model.journal
         except OperatorError as error:
             self.banner.set("error", error.what, f"{error.why} {error.remedy}".strip())
             self.banner.show()
             return
+        invitation = invitation_of(settings)
+        if invitation is None:
+            return
         dialog = ExampleDialog(self, invitation, self._key_known)
         dialog.open()
-        dialog.fill(chosen, journal)
+        dialog.fill(settings.recordings.chosen, journal)
 
     def _join(self) -> None:
         settings = self._settings()

@@ -129,6 +129,7 @@ class RecordingsPage(QWidget):
         for path in [path for path in self.results if path not in paths]:
             del self.results[path]
         self._layers.setCurrentIndex(1 if paths else 0)
+        self.go_on.setVisible(bool(paths))  # an empty page has one button
         if not paths:
             self._rebuild()
         self._check_next(turn, list(paths))
