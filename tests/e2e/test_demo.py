@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -141,7 +143,6 @@ def test_lerobot_loads_the_policy_that_the_demo_made(first_run: tuple[list[Line]
     assert sum(parameter.numel() for parameter in SmolVLAPolicy.from_pretrained(folder).parameters()) > 100_000
 
 
-@pytest.mark.long
 def test_a_seed_gives_the_same_curve_on_a_busy_computer(first_run: tuple[list[Line], Path]) -> None:
     with busy():
         again = lines_of("--rounds", "2", "--seed", "5")
@@ -153,7 +154,6 @@ def test_another_seed_gives_another_curve(first_run: tuple[list[Line], Path]) ->
     assert losses(lines_of("--rounds", "1", "--seed", "6"))[:1] != losses(first_run[0])[:1]
 
 
-@pytest.mark.long
 def test_a_learning_rate_of_zero_leaves_the_policy_as_it_is() -> None:
     lines = lines_of("--rounds", "2", "--seed", "5", "--lr", "0")
     assert len(losses(lines)) == 3
@@ -163,15 +163,6 @@ def test_a_learning_rate_of_zero_leaves_the_policy_as_it_is() -> None:
 
 def under(process: psutil.Process) -> list[psutil.Process]:
     return [each for each in process.children(recursive=True) if each.is_running()]
-
-
-def folder_of(process: psutil.Process) -> Path:
-    """The demo's folder, which is where its SuperLink's is."""
-    for each in under(process):
-        words = each.cmdline()
-        if "start" in words and "server" in words:
-            return Path(words[words.index("start") + 1]).parent
-    raise AssertionError("the demo runs no SuperLink")
 
 
 def reach(process: subprocess.Popen[str], event: str) -> list[Line]:
@@ -185,26 +176,104 @@ def reach(process: subprocess.Popen[str], event: str) -> list[Line]:
     raise AssertionError(f"no {event} among {len(lines)} events")
 
 
-@pytest.mark.parametrize(
-    "moment", ["making", pytest.param("serving", marks=pytest.mark.long), pytest.param("step-done", marks=pytest.mark.long)]
-)
-def test_nothing_stays_when_the_demo_is_killed(moment: str, tmp_path: Path) -> None:
-    with demo("--rounds", "3") as process:
-        lines = reach(process, moment)
-        family = under(psutil.Process(process.pid))
-        folders = [path for path in Path(os.environ["TMPDIR"]).iterdir() if path.name.startswith("zk0desk-demo-")]
-        assert family and len(folders) == 1
+def listening() -> set[int]:
+    return {each.laddr.port for each in psutil.net_connections("tcp") if each.status == psutil.CONN_LISTEN and each.laddr}
+
+
+def demo_folders() -> list[Path]:
+    return [path for path in Path(os.environ["TMPDIR"]).iterdir() if path.name.startswith("zk0desk-demo-")]
+
+
+@contextmanager
+def nothing_left() -> Iterator[Any]:
+    """Whatever runs under the process that the block gets, is gone after it: processes, the folder, ports."""
+    family: list[psutil.Process] = []
+    ports = listening()
+
+    def note(process: subprocess.Popen[str]) -> None:
+        family.extend(under(psutil.Process(process.pid)))
+        assert family
+
+    yield note
+    _, alive = psutil.wait_procs(family, timeout=15)
+    assert not [each for each in alive if each.status() != psutil.STATUS_ZOMBIE]
+    end = time.monotonic() + 10
+    while demo_folders():
+        assert time.monotonic() < end, "the folder stays"
+        threading.Event().wait(0.05)
+    assert listening() <= ports
+
+
+PHASES = ("making", "starting", "serving", "step-done", "run-finished")
+BETWEEN = ("connected", "joining", "round-opened", "round-aggregated")
+"""From the first event to the last; a kill just before the first is among the guard's own tests."""
+
+
+@pytest.mark.parametrize("moment", [*PHASES, *(pytest.param(moment, marks=pytest.mark.long) for moment in BETWEEN)])
+def test_nothing_stays_when_the_demo_is_killed(moment: str) -> None:
+    with demo("--rounds", "1") as process, nothing_left() as note:
+        reach(process, moment)
+        note(process)
         process.kill()
         process.wait()
-        _, alive = psutil.wait_procs(family, timeout=15)
-        assert not [each for each in alive if each.status() != psutil.STATUS_ZOMBIE]
-        end = time.monotonic() + 10
-        while folders[0].exists():
-            assert time.monotonic() < end, "the folder stays"
-            threading.Event().wait(0.05)
-        ports = {int(line["what"].rstrip(".").rsplit(":", 1)[1]) for line in lines if line.get("state") == "serving"}
-        listening = {each.laddr.port for each in psutil.net_connections("tcp") if each.status == psutil.CONN_LISTEN and each.laddr}
-        assert not ports & listening
+
+
+@contextmanager
+def window_demo() -> Iterator[subprocess.Popen[str]]:
+    """`zk0desk demo` with its window, which nobody sees."""
+    environment = {**os.environ, "QT_QPA_PLATFORM": "offscreen"}
+    command = [sys.executable, "-m", "zk0desk", "demo", "--rounds", "2"]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def until_trained(process: subprocess.Popen[str]) -> None:
+    """Wait until the window's own node has made a step: its journal says so."""
+    import sqlite3
+
+    end = time.monotonic() + 150
+    while time.monotonic() < end:
+        assert process.poll() is None
+        for folder in demo_folders():
+            journal = folder / "node-3" / "data" / "journal.sqlite"
+            if journal.exists():
+                with (
+                    contextlib.suppress(sqlite3.Error),
+                    contextlib.closing(sqlite3.connect(f"file:{journal}?mode=ro", uri=True)) as database,
+                ):
+                    if database.execute("SELECT count(*) FROM steps").fetchone()[0]:
+                        return
+        threading.Event().wait(0.2)
+    raise AssertionError("the window's node made no step")
+
+
+@pytest.mark.parametrize("way", [signal.SIGKILL, signal.SIGINT])
+def test_nothing_stays_when_the_windows_demo_is_ended_while_it_trains(way: signal.Signals) -> None:
+    with window_demo() as process, nothing_left() as note:
+        until_trained(process)
+        note(process)
+        process.send_signal(way)
+        assert process.wait(20) == (130 if way == signal.SIGINT else -signal.SIGKILL)
+
+
+def test_a_folder_that_is_in_use_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "note.txt").write_text("mine")
+    done = subprocess.run(
+        [sys.executable, "-m", "zk0desk", "demo", "--headless", "--keep", str(tmp_path)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert "is not empty" in done.stderr and not done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
 
 
 def test_the_demo_ends_at_once_when_nobody_reads_it() -> None:
@@ -217,10 +286,7 @@ def test_the_demo_ends_at_once_when_nobody_reads_it() -> None:
         assert process.stderr.read() == ""
 
 
-@pytest.mark.long
 def test_ctrl_c_ends_the_demo_at_once() -> None:
-    import signal
-
     with demo("--rounds", "3") as process:
         reach(process, "training")
         process.send_signal(signal.SIGINT)

@@ -26,9 +26,14 @@ def demo(
     nodes: Annotated[int, typer.Option(min=1, max=16, help="Nodes, the operator's own among them.")] = 3,
     recordings: Annotated[
         list[Path] | None,
-        typer.Option(help="Train on this recording instead; repeat it. The last of several is held out.", show_default=False),
+        typer.Option(
+            help="Train on this recording instead; repeat it. The last of several is held out; a single one is trained on and held out.",
+            show_default=False,
+        ),
     ] = None,
-    keep: Annotated[Path | None, typer.Option(help="Keep everything that the demo makes in this folder.", show_default=False)] = None,
+    keep: Annotated[
+        Path | None, typer.Option(help="Keep everything that the demo makes in this folder, which is new or empty.", show_default=False)
+    ] = None,
     lr: Annotated[float, typer.Option(min=0, max=0.1, help="Learning rate; with 0 nothing is learned.")] = 3e-3,
 ) -> int:
     """Run a whole federation on this computer and watch it learn.
@@ -42,6 +47,8 @@ def demo(
     """
     from zk0desk.demo.federation import DemoPlan
 
+    if keep is not None and (keep.is_file() or (keep.is_dir() and any(keep.iterdir()))):
+        raise typer.BadParameter(f"{keep} is not empty. Name a folder that is new or empty.", param_hint="--keep")
     plan = DemoPlan(rounds=rounds, nodes=nodes, seed=seed, recordings=tuple(recordings or ()), keep=keep and keep.absolute(), lr=lr)
     if not headless and not _has_screen():
         print("There is no screen here, so the demo runs without the window.", file=sys.stderr, flush=True)

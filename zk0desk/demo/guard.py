@@ -135,6 +135,10 @@ def main(keep: str = "") -> None:
     folder = Path(keep) if keep else Path(tempfile.mkdtemp(prefix=PREFIX))
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # What its processes leave in their temporary folder goes with the demo's own.
+        temporary = folder / "tmp"
+        temporary.mkdir(mode=0o700, exist_ok=True)
+        os.environ.update(dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(temporary)))
         processes.say(folder=str(folder))
         for line in iter(sys.stdin.readline, ""):
             order = json.loads(line)
@@ -146,7 +150,9 @@ def main(keep: str = "") -> None:
                 processes.tell(order["tell"], order["text"])
     finally:
         processes.end_all()
-        if not keep:
+        if keep:
+            shutil.rmtree(folder / "tmp", ignore_errors=True)
+        else:
             for _ in range(20):
                 shutil.rmtree(folder, ignore_errors=True)
                 if not folder.exists():

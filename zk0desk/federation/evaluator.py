@@ -46,14 +46,23 @@ class HeldOut:
 class Evaluator:
     """Starts the process at once; loading torch and the policy overlaps with waiting for nodes.
 
-    `processors` is where it writes the policy's processors with the held-out recordings' statistics.
+    `processors` is where it writes the policy's processors with the held-out recordings' statistics, `scratch` a file
+    through which the weights go; one that a killed run left is overwritten.
     """
 
     def __init__(
-        self, policy: Path, recordings: tuple[ChosenRecording, ...], *, batch: int, processors: Path, control: NodeControl, log: IO[Any]
+        self,
+        policy: Path,
+        recordings: tuple[ChosenRecording, ...],
+        *,
+        batch: int,
+        processors: Path,
+        scratch: Path,
+        control: NodeControl,
+        log: IO[Any],
     ) -> None:
         self._control = control
-        self._folder = tempfile.TemporaryDirectory(prefix="zk0desk-evaluator-")
+        self._scratch = scratch
         self._process: subprocess.Popen[str] = child.spawn(["server", "_evaluator"], stderr=log)
         self._answers: queue.Queue[str] = queue.Queue()
         self._pending = 0
@@ -64,9 +73,9 @@ class Evaluator:
 
     def begin(self, weights: np.ndarray) -> None:
         """Have `weights` evaluated; `result` waits for it."""
-        path = Path(self._folder.name) / "weights.npy"
-        np.save(path, weights)
-        self._say({"weights": str(path)})
+        with self._scratch.open("wb") as file:
+            np.save(file, weights)
+        self._say({"weights": str(self._scratch)})
 
     def result(self) -> HeldOut:
         """The evaluation that was begun. Raises `EvaluationFailed`, and `Stopped` when asked to stop meanwhile."""
@@ -118,7 +127,7 @@ class Evaluator:
     def close(self) -> None:
         """End the process."""
         child.end(self._process, 0.2)
-        self._folder.cleanup()
+        self._scratch.unlink(missing_ok=True)
 
 
 def serve_evaluator() -> None:

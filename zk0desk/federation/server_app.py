@@ -378,6 +378,7 @@ class _Conductor:
                 absolute,
                 batch=self._settings.policy.evaluation_batch,
                 processors=self._processors,
+                scratch=self._folder.state / "evaluate.npy",
                 control=self._control,
                 log=log,
             )
