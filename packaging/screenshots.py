@@ -87,6 +87,7 @@ def _pictures(state: str, home: Path, width: int, height: int) -> None:
             if not window.grab().save(str(target)):
                 raise OSError(f"{target} cannot be written")
             print(target.name, flush=True)
+        model._thread = None
         window.close()
         window.deleteLater()
         model.close()
@@ -103,6 +104,7 @@ def _tell(window: MainWindow, state: str) -> None:
         return
     model = window.model
     model.live_run = RunData.from_journal(model.journal, str(model.journal.runs()[0]["run"]))
+    model._thread = object()  # type: ignore[assignment] # the window shows what it shows while a node runs
     model.nodeStarted.emit()
     if state == "error":
         what, why, remedy = (

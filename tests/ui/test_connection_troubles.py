@@ -233,6 +233,7 @@ def test_a_node_that_is_not_admitted_yet_is_told_to_send_its_key(
     refused = answering(pem_files(server), "403 Forbidden", "zk0-refusal: unknown\r\n")
     with refused as port, joined(page, server, port, tmp_path, qtbot, monkeypatch):
         said = until(page, NodeState.WAITING_FOR_APPROVAL, qtbot)
+    assert "to be admitted by the coordinator" in words(page) and page.key_hint.isVisible()
     assert "Waiting to be admitted" in said and "The coordinator has not admitted the key" in said
     assert "Send that fingerprint to the coordinator" in said and "tries again by itself" in said
 

@@ -289,3 +289,18 @@ def test_until_this_computer_was_looked_at_join_waits(page: FederationPage, invi
     assert not page.join.isEnabled() and page.footer.waits_for.text() == "This computer is being looked at."
     qtbot.waitUntil(page.join.isEnabled, timeout=30_000)
     settle(qtbot)
+
+
+def test_in_a_federation_the_page_says_what_leaving_does(page: FederationPage, invitation: Invitation, qtbot) -> None:
+    page.take(invitation.to_line())
+    qtbot.waitUntil(lambda: page._key_known != "", timeout=20_000)
+    assert "to be admitted by the coordinator" in words(page) and page.key_hint.isVisible()
+    page.model._thread = object()  # type: ignore[assignment]
+    for state, what in ((NodeState.TRAINING, "Training"), (NodeState.RECONNECTING, "The SuperLink does not answer.")):
+        page.model.take([events.NodeStateChanged(state=state, what=what, why="A reason.", then="It goes on.")])
+        said = words(page)
+        assert f"{what.rstrip('.')}. A reason. It goes on." in said
+        assert "Leaving stops at once" in said and "to be admitted" not in said and not page.key_hint.isVisible()
+        assert page.footer.leave.isVisible() and not page.join.isVisible() and page.footer.leave.width() < 300
+    page.model._thread = None
+    settle(qtbot)

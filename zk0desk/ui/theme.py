@@ -150,8 +150,7 @@ def style_sheet() -> str:
 _SHEET = """
 QToolTip { color: %(text)s; background: %(raised)s; border: 1px solid %(control)s; padding: 4px; }
 QScrollArea, QScrollArea > QWidget > QWidget[zk="page"], QWidget[zk="page"] { background: transparent; border: none; }
-QScrollArea { border: 1px solid transparent; border-radius: 6px; }
-QScrollArea:focus { border-color: %(accent)s; }
+QFrame[zk="ring"] { background: transparent; border: 1px solid %(accent)s; border-radius: 6px; }
 QWidget[zk="side"] { background: %(side)s; border: none; border-right: 1px solid %(border)s; }
 QWidget[zk="strip"] { background: %(surface)s; border: none; border-top: 1px solid %(border)s; }
 QFrame[zk="card"] { background: %(surface)s; border: 1px solid %(border)s; border-radius: 10px; }

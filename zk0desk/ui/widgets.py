@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from PySide6.QtCore import QSize, Qt
-from PySide6.QtGui import QFont, QFontMetrics, QKeyEvent, QPainter, QPaintEvent
+from PySide6.QtGui import QFocusEvent, QFont, QFontMetrics, QKeyEvent, QPainter, QPaintEvent, QResizeEvent
 from PySide6.QtWidgets import QFrame, QGridLayout, QHBoxLayout, QLabel, QPushButton, QScrollArea, QSizePolicy, QVBoxLayout, QWidget
 
 from zk0desk.ui import theme
@@ -314,6 +314,7 @@ class KeyValueGrid(QWidget):
         while self._grid.count():
             item = self._grid.takeAt(0)
             if item is not None and (widget := item.widget()) is not None:
+                widget.hide()
                 widget.deleteLater()
         for number, (name, value) in enumerate(rows):
             row, column = divmod(number, self._columns)
@@ -428,9 +429,33 @@ class NumberCard(Card):
         self.setAccessibleName(f"{self._name}: {value} {unit}. {compare}")
 
 
+class _ScrollArea(QScrollArea):
+    """Shows a ring over what scrolls while the arrow keys scroll it; a border would move its content."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ring = QFrame(self)
+        self._ring.setProperty("zk", "ring")
+        self._ring.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
+        self._ring.hide()
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        self._ring.setGeometry(self.rect())
+
+    def focusInEvent(self, event: QFocusEvent) -> None:
+        super().focusInEvent(event)
+        self._ring.raise_()
+        self._ring.show()
+
+    def focusOutEvent(self, event: QFocusEvent) -> None:
+        super().focusOutEvent(event)
+        self._ring.hide()
+
+
 def scrolled(content: QWidget) -> QScrollArea:
     """`content` in a scroll area without a frame, which grows with the window."""
-    area = QScrollArea()
+    area = _ScrollArea()
     area.setWidgetResizable(True)
     area.setFrameShape(QFrame.Shape.NoFrame)
     area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)

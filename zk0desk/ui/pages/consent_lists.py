@@ -79,4 +79,5 @@ def _empty(layout: QLayout, kept: int = 0) -> None:
         if inner is not None:
             _empty(inner)
         if widget is not None:
+            widget.hide()
             widget.deleteLater()

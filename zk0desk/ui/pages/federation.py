@@ -39,6 +39,10 @@ if TYPE_CHECKING:
     from zk0desk.ui.hardware_look import HardwareLook
 
 
+ADMITTED = frozenset({NodeState.WAITING_FOR_ROUND, NodeState.DOWNLOADING, NodeState.TRAINING, NodeState.UPLOADING, NodeState.PAUSED})
+"""States that only a node is in that the coordinator lets take part."""
+
+
 class FederationPage(QWidget):
     """The way in, and what the node does once it is in."""
 
@@ -51,6 +55,7 @@ class FederationPage(QWidget):
         self._key_known = ""
         self._key_line = ""
         self._looking: Path | None = None
+        self._admitted = False
         content = QWidget()
         column = QVBoxLayout(content)
         column.setContentsMargins(22, theme.SPACE_4, 20, theme.SPACE_4)
@@ -260,11 +265,13 @@ class FederationPage(QWidget):
             self.cancel.hide()
             return
         self._layers.setCurrentIndex(1)
-        self.facts.set_rows(facts(invitation, self._key_known))
+        self._admitted = joined and (self._admitted or self.model.state in ADMITTED)
+        self.facts.set_rows(facts(invitation, self._key_known, admitted=self._admitted))
+        self.key_hint.setVisible(not self._admitted)
         self.lists.show_invitation(invitation)
         event = self.model.state_event
         if joined:
-            self.header.set_answer(f"{event.what}. {event.why} {event.then}".strip())
+            self.header.set_answer(f"{event.what.rstrip('.')}. {event.why} {event.then}".strip())
         elif self.model.state is NodeState.FAILED:
             self.header.set_answer(f"{event.what} {event.why} {event.then}".strip())
         else:
@@ -341,12 +348,14 @@ class FederationPage(QWidget):
 
         def found(key: Any) -> None:
             self._key_known, self._key_line = key.fingerprint, key.public_line
-            ask = f"Tell the coordinator: “Please admit the node {key.fingerprint}”"
-            self.key_hint.setText(f"{ask}, and send the key that the button copies.")
             self.copy_key.setEnabled(True)
             invitation = invitation_of(self.model.settings)
-            if invitation is not None:
-                self.facts.set_rows(facts(invitation, self._key_known))
+            if invitation is None:
+                return
+            self.facts.set_rows(facts(invitation, self._key_known, admitted=self._admitted))
+            if invitation.admission != "open":
+                ask = f"Tell the coordinator: “Please admit the node {key.fingerprint}”"
+                self.key_hint.setText(f"{ask}, and send the key that the button copies.")
 
         def failed(error: OperatorError) -> None:
             self.key_hint.setText(str(error))
@@ -357,6 +366,7 @@ class FederationPage(QWidget):
     def _copy_key(self) -> None:
         if self._key_line:
             QGuiApplication.clipboard().setText(self._key_line)
+            self.key_hint.show()
             self.key_hint.setText(f"Copied. Send it to the coordinator; its fingerprint is {self._key_known}.")
 
     def _example(self) -> None:

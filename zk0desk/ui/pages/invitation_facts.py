@@ -8,12 +8,14 @@ if TYPE_CHECKING:
     from zk0desk.federation.invitation import Invitation
 
 
-def facts(invitation: Invitation, fingerprint: str) -> list[tuple[str, str]]:
-    """Names and values. `fingerprint` is the node's, or empty while it has no key."""
+def facts(invitation: Invitation, fingerprint: str, *, admitted: bool = False) -> list[tuple[str, str]]:
+    """Names and values. `fingerprint` is the node's, or empty while it has no key; `admitted`: the coordinator lets it take part."""
     steps = invitation.local_steps
     work = _counted(steps, "steps") if steps else _counted(invitation.local_epochs, "epochs")
     per_round = invitation.trainable_parameters * (4 + (2 if invitation.encoding == "fp16" else 4))
-    admitted = "admitted at once by the invitation's code" if invitation.admission == "open" else "to be admitted by the coordinator"
+    admission = "admitted at once by the invitation's code" if invitation.admission == "open" else "to be admitted by the coordinator"
+    if admitted:
+        admission = "admitted"
     contact = f", contact {invitation.contact}" if invitation.contact else ""
     print_ = invitation.certificate_sha256.upper()
     certificate = ":".join(print_[n : n + 2] for n in range(0, 12, 2))
@@ -31,7 +33,7 @@ def facts(invitation: Invitation, fingerprint: str) -> list[tuple[str, str]]:
             f"at most {_length(invitation.deadline_s)} a round",
         ),
         ("Traffic", f"about {_megabytes(per_round)} a round, {_megabytes(per_round * invitation.rounds)} for the run"),
-        ("Your node", f"key {fingerprint}, {admitted}" if fingerprint else f"its key is made when you join; {admitted}"),
+        ("Your node", f"key {fingerprint}, {admission}" if fingerprint else f"its key is made when you join; {admission}"),
     ]  # fmt: skip
 
 

@@ -50,8 +50,8 @@ class JoinFooter(QWidget):
         self.join.setVisible(not joined)
         self.leave.setVisible(joined)
         self.join.setEnabled(not sentences and not running)
-        self.waits_for.setText(" ".join(sentences or limits))
-        self.waits_for.setVisible(not running)
+        leaving = "Leaving stops at once and sends nothing more. Recordings, settings and finished rounds stay." if joined else ""
+        self.waits_for.setText(leaving if running else " ".join(sentences or limits))
         fails = any(step.fails for step in missing)
         self.sign.set(*(("close-circle", "error") if fails else ("alert-outline", "warning")))
         self.sign.setVisible(not running and (fails or bool(limits and not sentences)))

@@ -102,6 +102,7 @@ class Stepper(QWidget):
         while self._row.count():
             item = self._row.takeAt(0)
             if item is not None and (widget := item.widget()) is not None:
+                widget.hide()
                 widget.deleteLater()
         current = next((step for step in steps if not step.done), None)
         for number, step in enumerate(steps, 1):
