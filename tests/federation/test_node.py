@@ -229,6 +229,34 @@ def test_that_evaluation_is_refused_unless_the_operator_allows_it(server: Runnin
         assert "training" not in node.states()
 
 
+def test_that_evaluation_gives_the_loss_and_nothing_else_where_it_is_allowed(server: RunningServer, grid: Any) -> None:
+    with desk(server, allow_evaluation=True) as node:
+        answer = reply(grid, ask(grid, node.until_event("connected").node_id, Round(policy_of(server)), kind="evaluate"))
+        assert not answer.error
+        assert answer.metrics == {"loss": 0.75, "num-examples": 40}
+        assert not answer.arrays
+        assert [entry.kind for entry in node.journal.ledger()][:2] == ["evaluate-reply", "evaluate"]
+
+
+def test_that_a_difference_is_added_to_the_weights_of_the_last_round(server: RunningServer, grid: Any) -> None:
+    policy = policy_of(server)
+    first = Round(policy, run_uid="steps")
+    with desk(server) as node:
+        node_id = node.until_event("connected").node_id
+        assert not reply(grid, ask(grid, node_id, first)).error
+        pieces = encode(np.full_like(first.weights, 0.25), "fp16")
+        then = decode(pieces, "fp16", first.weights.size) + first.weights
+        second = Round(
+            policy, run_uid="steps", server_round=2, arrays_kind="difference", base_sha256=weights_sha256(first.weights),
+            weights_sha256=weights_sha256(then), encoding="fp16",
+        )  # fmt: skip
+        assert not reply(grid, ask(grid, node_id, second, arrays=pieces)).error
+        # A node that does not hold the base asks for the whole.
+        unknown = Round(policy, run_uid="other", server_round=2, arrays_kind="difference", encoding="fp16")
+        assert "the whole is needed" in reply(grid, ask(grid, node_id, unknown, arrays=pieces)).error
+    assert np.array_equal(np.load(folders.runs_folder() / "steps" / "global-last.npy"), then)
+
+
 def test_that_a_query_is_told_versions_and_the_number_of_frames_only(server: RunningServer, grid: Any) -> None:
     with desk(server) as node:
         node_id = node.until_event("connected").node_id
@@ -348,7 +376,7 @@ def test_that_once_leaves_after_one_update(server: RunningServer, grid: Any) -> 
 
 
 @pytest.mark.parametrize(
-    "state", ["waiting-for-round", "training", "paused", "waiting-for-approval", "reconnecting", "downloading", "loading"]
+    "state", ["waiting-for-round", "training", "paused", "waiting-for-approval", "reconnecting", "downloading", "uploading", "loading"]
 )
 def test_that_a_stop_takes_effect_within_two_seconds(server: RunningServer, grid: Any, monkeypatch: pytest.MonkeyPatch, state: str) -> None:
     monkeypatch.setattr(StandInEngine, "step_seconds", 0.05 if state == "paused" else 10.0)
@@ -360,13 +388,18 @@ def test_that_a_stop_takes_effect_within_two_seconds(server: RunningServer, grid
         from zk0desk.federation.fleet import FleetHttpClient
 
         monkeypatch.setattr(FleetHttpClient, "PullObject", lambda *_: release.wait(20))
+    if state == "uploading":
+        from zk0desk.federation.fleet import FleetHttpClient
+
+        monkeypatch.setattr(StandInEngine, "step_seconds", 0.0)
+        monkeypatch.setattr(FleetHttpClient, "PushObject", lambda *_: release.wait(20))
     node = desk(server, admit=state != "waiting-for-approval")
     if state == "reconnecting":
         nowhere = server.folder.invitation().model_copy(update={"port": 9})
         node = Desk(operator_settings(nowhere, policy_of(server)))
     with node:
         message = ""
-        if state in ("training", "downloading", "loading", "paused"):
+        if state in ("training", "downloading", "uploading", "loading", "paused"):
             message = ask(grid, node.until_event("connected").node_id, asked)
         if state == "paused":
             node.until_event("step-done")
