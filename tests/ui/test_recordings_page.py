@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PySide6.QtCore import QMimeData, Qt, QUrl
 from PySide6.QtWidgets import QComboBox, QLineEdit
+from pytestqt.exceptions import TimeoutError as QtTimeout
 
 from tests.ui.page_parts import drop, settle, words
+from tests.ui.whole_window import clipped, overlapping
 from zk0desk import settings as files
 from zk0desk.settings import ChosenRecording, Policy, Recordings, Settings
+from zk0desk.training.recordings import Camera, CheckResult, Finding, Recording, Severity
 from zk0desk.ui.model import AppModel
 from zk0desk.ui.pages.recording_list import RecordingCard
 from zk0desk.ui.pages.recording_words import duration, megabytes, thousands
@@ -195,6 +199,35 @@ def test_looking_again_finds_what_came(model: AppModel, demo_recording: Path, tm
     page.look()
     looked(page, qtbot)
     assert [path.name for path in page.cards] == ["arm"]
+
+
+@pytest.mark.parametrize("chosen", [False, True])
+def test_long_names_many_joints_and_three_cameras_fit_the_smallest_window(chosen: bool, model: AppModel, tmp_path: Path, qtbot) -> None:
+    joints = tuple(f"{joint}.pos" for joint in ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper"))
+    recording = Recording(
+        path=tmp_path / "arm", name="so101-kitchen-cubes-of-a-long-winter-evening-with-both-arms", robot="so101_follower_with_a_long_name",
+        version="v3.0", episodes=48, frames=37_812, fps=30.0, duration=1260.0,
+        cameras=tuple(Camera(f"observation.images.{name}", 640, 480, "av1") for name in ("front", "wrist", "top")),
+        state_names=joints, action_names=joints, state_dim=6, action_dim=6, bytes_on_disk=612_000_000,
+        tasks=("put the cube into the box", "take the cube out of the box again and give it to whoever asks for it"),
+    )  # fmt: skip
+    why, remedy = "The metadata name 105 episodes and the data hold 19; none of the two cameras has a video.", "Fetch the recording again."
+    finding = Finding("short", Severity.NOTE, "Episodes 7 and 31 are shorter than one action chunk of the policy.", why, remedy)
+    if chosen:
+        model.update_settings(Settings(recordings=Recordings(chosen=(ChosenRecording(path=recording.path),))))
+    page = RecordingsPage(model)
+    qtbot.addWidget(page)
+    page._looked = True
+    page.resize(804, 580)
+    page.show()
+    page._layers.setCurrentIndex(1)
+    page.results[recording.path] = CheckResult(recording.path, recording, "ok", (finding,))
+    page._rebuild()
+    settle(qtbot)
+    assert (page.width(), page.height()) == (804, 580)
+    with contextlib.suppress(QtTimeout):  # the assertion says what does not fit
+        qtbot.waitUntil(lambda: not clipped(page), timeout=3000)
+    assert clipped(page) == [] and overlapping(page) == []
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(53, "53 s"), (1260, "21 min"), (3900, "65 min"), (7500, "2 h 5 min")])

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from zk0desk.settings import ChosenRecording
     from zk0desk.training.recordings import CheckResult, PolicyNeeds
 
-PICTURE = QSize(196, 147)
+PICTURE = QSize(172, 129)
+"""Two beside each other fit the smallest window."""
 
 
 class CameraPicture(QLabel):
@@ -108,7 +109,7 @@ class CameraTable(Card):
             cell = QVBoxLayout()
             cell.setSpacing(4)
             picture = CameraPicture(PICTURE, f"Picture of camera {camera.name}")
-            picture.fetch(result, number, 392)
+            picture.fetch(result, number, 2 * PICTURE.width())
             cell.addWidget(picture)
             size = f"{camera.width}x{camera.height}" if camera.width else "size not said"
             cell.addWidget(Caption(f"{camera.name}, {size}", wrap=False))

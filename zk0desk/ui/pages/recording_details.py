@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QUrl
 from PySide6.QtGui import QDesktopServices
-from PySide6.QtWidgets import QHBoxLayout, QLineEdit, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QHBoxLayout, QLineEdit, QSizePolicy, QVBoxLayout, QWidget
 
 from zk0desk.ui import theme
 from zk0desk.ui.pages.camera_table import CameraTable
 from zk0desk.ui.pages.recording_words import dimensions, duration, megabytes, thousands, verdict
-from zk0desk.ui.widgets import Badge, Card, FindingRow, Heading, KeyValueGrid, LinkButton, Text
+from zk0desk.ui.widgets import Badge, Card, ElidedLabel, FindingRow, KeyValueGrid, LinkButton, Text
 
 if TYPE_CHECKING:
     from zk0desk.settings import ChosenRecording
@@ -72,7 +72,9 @@ def _head(result: CheckResult) -> QWidget:
     widget = QWidget()
     row = QHBoxLayout(widget)
     row.setContentsMargins(0, 0, 0, 0)
-    row.addWidget(Heading(result.recording.name if result.recording else result.path.name, 2))
+    name = ElidedLabel(result.recording.name if result.recording else result.path.name, "section")
+    name.setSizePolicy(QSizePolicy.Policy.Maximum, QSizePolicy.Policy.Fixed)
+    row.addWidget(name, 1)
     row.addSpacing(theme.SPACE_1)
     row.addWidget(Badge(*verdict(result)))
     row.addStretch(1)
