@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from PySide6.QtCore import QUrl
+from PySide6.QtCore import Qt, QUrl
 from PySide6.QtGui import QDesktopServices
 from PySide6.QtWidgets import QHBoxLayout, QLineEdit, QSizePolicy, QVBoxLayout, QWidget
 
@@ -40,6 +40,8 @@ class RecordingDetails(QWidget):
                 widget.deleteLater()
         recording = result.recording
         self._column.addWidget(_head(result))
+        if result.status != "ok":
+            self._column.addWidget(_findings(result))  # what stands in the way comes first
         if recording:
             self._column.addWidget(
                 KeyValueGrid(
@@ -55,17 +57,25 @@ class RecordingDetails(QWidget):
                     ]
                 )  # fmt: skip
             )
+        show = LinkButton("Sho&w in folder", "folder-open-outline", lambda: QDesktopServices.openUrl(QUrl.fromLocalFile(str(result.path))))
+        self._column.addWidget(show, 0, Qt.AlignmentFlag.AlignLeft)
+        if recording:
             if recording.cameras:
                 self._column.addWidget(CameraTable(result, needs, chosen, lambda slots: change(cameras=slots)))
             if chosen is not None:
                 self._column.addWidget(_LeavingOut(chosen, recording.episodes, change))
-        findings = Card("What the check found")
-        for finding in result.findings:
-            findings.body.addWidget(FindingRow(finding))
-        if not result.findings:
-            findings.body.addWidget(FindingRow(_Fine("It can be read and fits the policy", "Looked at just now; no file was changed.")))
-        self._column.addWidget(findings)
+        if result.status == "ok":
+            self._column.addWidget(_findings(result))
         self._column.addStretch(1)
+
+
+def _findings(result: CheckResult) -> Card:
+    card = Card("What the check found")
+    for finding in result.findings:
+        card.body.addWidget(FindingRow(finding))
+    if not result.findings:
+        card.body.addWidget(FindingRow(_Fine("It can be read and fits the policy", "Looked at just now; no file was changed.")))
+    return card
 
 
 def _head(result: CheckResult) -> QWidget:
@@ -74,11 +84,10 @@ def _head(result: CheckResult) -> QWidget:
     row.setContentsMargins(0, 0, 0, 0)
     name = ElidedLabel(result.recording.name if result.recording else result.path.name, "section")
     name.setSizePolicy(QSizePolicy.Policy.Maximum, QSizePolicy.Policy.Fixed)
-    row.addWidget(name, 1)
+    row.addWidget(name)
     row.addSpacing(theme.SPACE_1)
     row.addWidget(Badge(*verdict(result)))
     row.addStretch(1)
-    row.addWidget(LinkButton("Sho&w in folder", "", lambda: QDesktopServices.openUrl(QUrl.fromLocalFile(str(result.path)))))
     return widget
 
 
