@@ -54,7 +54,7 @@ def write_video(path: Path, frames: int = sum(LENGTHS)) -> None:
         stream = container.add_stream("mpeg4", rate=FPS)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         for number in range(frames):
-            picture = np.full((48, 64, 3), 20 * number, np.uint8)
+            picture = np.full((48, 64, 3), 20 * number % 256, np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
         container.mux(stream.encode(None))
 

@@ -11,7 +11,7 @@ import typer
 from zk0desk.errors import ExitStatus
 
 if TYPE_CHECKING:
-    from zk0desk.training.recordings import CheckResult
+    from zk0desk.training.recordings import CheckResult, PolicyNeeds
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -54,6 +54,8 @@ def list_(
 def check(
     path: Annotated[Path, typer.Argument(help="The recording's folder.")],
     policy: Annotated[Path | None, typer.Option(help="The policy's folder; default: what SmolVLA asks for.", show_default=False)] = None,
+    deep: Annotated[bool, typer.Option("--deep", help="Read every row and look into every episode's videos. The answer is kept.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="With --deep: look anew, even if an answer is kept.")] = False,
     as_json: AsJson = False,
 ) -> int:
     """Say whether a recording can be trained on, and if not, why and what to do.
@@ -61,16 +63,38 @@ def check(
     Exit status: 0 usable, 3 usable after a repair, 4 not usable.
 
     \b
-    Example: zk0desk recordings check ~/recordings/cubes --json
+    Example: zk0desk recordings check ~/recordings/cubes --deep --json
     """
     from zk0desk.training.recordings import PolicyNeeds, policy_needs, quick_check
 
-    result = quick_check(path, policy_needs(policy) if policy else PolicyNeeds())
+    needs = policy_needs(policy) if policy else PolicyNeeds()
+    result = _deep(path, needs, again) if deep or again else quick_check(path, needs)
     if as_json:
         print(json.dumps(result.to_json(), indent=2))
     else:
         _print(result)
     return int(result.exit_status)
+
+
+def _deep(path: Path, needs: PolicyNeeds, again: bool) -> CheckResult:
+    """The deep check, with its progress on a terminal."""
+    import sys
+
+    from zk0desk.training.recordings import Progress, deep_check
+
+    shown = -1
+
+    def progress(step: Progress) -> None:
+        nonlocal shown
+        percent = 100 * step.done // step.total
+        if percent != shown and sys.stderr.isatty():
+            shown = percent
+            print(f"\r{percent:3d} %  {step.what[:60]:<60}", end="", file=sys.stderr, flush=True)
+
+    result = deep_check(path, needs, progress=progress, again=again)
+    if shown >= 0:
+        print(f"\r{'':<70}\r", end="", file=sys.stderr, flush=True)
+    return result
 
 
 def _print(result: CheckResult) -> None:

@@ -311,11 +311,12 @@ def _read(files: list[Path], info: Info) -> _Columns:
             )
         for name in table.column_names:
             feature = info.features.get(name)
-            parts.setdefault(name, []).append(_as_array(table.column(name), name, feature.dim if feature else 1))
+            parts.setdefault(name, []).append(as_array(table.column(name), name, feature.dim if feature else 1))
     return _Columns(rows, {name: np.concatenate(part) for name, part in parts.items()})
 
 
-def _as_array(column: object, name: str, dim: int) -> np.ndarray:
+def as_array(column: object, name: str, dim: int) -> np.ndarray:
+    """An Arrow column of `dim` numbers a row: (rows, dim) for state and action, else (rows,) or (rows * dim,). `RecordingError`."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc

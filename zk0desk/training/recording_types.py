@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
@@ -28,22 +28,31 @@ _ORDER = tuple(Severity)
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that was found: a stable kebab-case `code`, what it is, why it matters, and what to do."""
+    """Something that was found: a stable kebab-case `code`, what it is, why it matters, what to do, and the episodes that it touches.
+
+    No episodes: it is about the whole recording.
+    """
 
     code: str
     severity: Severity
     what: str
     why: str = ""
     remedy: str = ""
+    episodes: tuple[int, ...] = ()
 
-    def to_json(self) -> dict[str, str]:
-        """The finding as a JSON object with keys `code`, `severity`, `what`, `why`, `remedy`."""
-        return {"code": self.code, "severity": str(self.severity), "what": self.what, "why": self.why, "remedy": self.remedy}
+    def to_json(self) -> dict[str, Any]:
+        """The finding as a JSON object with keys `code`, `severity`, `what`, `why`, `remedy`, and `episodes` where there are any."""
+        said = {"code": self.code, "severity": str(self.severity), "what": self.what, "why": self.why, "remedy": self.remedy}
+        return said | ({"episodes": list(self.episodes)} if self.episodes else {})
 
 
 def in_order(findings: list[Finding]) -> tuple[Finding, ...]:
-    """The findings, what blocks first, otherwise as they were found."""
-    return tuple(sorted(findings, key=lambda finding: _ORDER.index(finding.severity)))
+    """The findings, what blocks first, otherwise as they were found. A repair that must fail while something blocks says so."""
+    ordered = sorted(findings, key=lambda finding: _ORDER.index(finding.severity))
+    if ordered and ordered[0].severity is Severity.BLOCKS:
+        later = "This can be mended once nothing blocks any more."
+        ordered = [replace(finding, remedy=later) if finding.severity is Severity.REPAIRABLE else finding for finding in ordered]
+    return tuple(ordered)
 
 
 class RecordingError(OperatorError):

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from zk0desk.training.camera_mapping import fit_together, map_cameras
+from zk0desk.training.deep_check import Progress, deep_check, kept_answer
 from zk0desk.training.recording_check import describe, quick_check
 from zk0desk.training.recording_info import parse_json, read_info
 from zk0desk.training.recording_types import (
@@ -26,8 +27,9 @@ from zk0desk.training.recording_types import (
 from zk0desk.training.thumbnails import thumbnail
 
 __all__ = [
-    "Camera", "CameraMapping", "CheckResult", "Finding", "PolicyNeeds", "Recording", "RecordingError", "Severity", "Status",
-    "find_recordings", "fit_together", "map_cameras", "policy_needs", "quick_check", "read_recording", "standard_folders", "thumbnail",
+    "Camera", "CameraMapping", "CheckResult", "Finding", "PolicyNeeds", "Progress", "Recording", "RecordingError", "Severity", "Status",
+    "deep_check", "find_recordings", "fit_together", "kept_answer", "map_cameras", "policy_needs", "quick_check", "read_recording",
+    "standard_folders", "thumbnail",
 ]  # fmt: skip
 
 MAX_DEPTH = 5
