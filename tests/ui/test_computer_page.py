@@ -18,13 +18,14 @@ from zk0desk.training.hardware import Computer, Gpu
 from zk0desk.training.policy_files import read_policy
 from zk0desk.ui.model import AppModel
 from zk0desk.ui.pages.computer import ComputerPage
+from zk0desk.ui.widgets import FindingRow
 
 GB = 10**9
 WORKSTATION = Computer(
     system="Linux 6.8 x86_64",
     cpu="Some processor",
     cores=8,
-    instructions=("avx2", "fma"),
+    instructions=("avx", "avx2", "fma"),
     memory=32 * GB,
     memory_free=24 * GB,
     disk_free=200 * GB,
@@ -64,7 +65,7 @@ def test_this_very_computer_is_told(model: AppModel, qtbot) -> None:
     page = open_page(model, qtbot)
     told = dict(page.rows())
     assert told["Processor"] and "free" in told["Memory"] and "free" in told["Disk"] and "torch" in told["Versions"]
-    assert page.verdict is not None and page.verdict.sentence.startswith(page.header.answer.text())
+    assert page.verdict is not None and "Choose the base policy's folder." in page.header.answer.text()
 
 
 def test_a_gpu_is_told_with_its_memory_and_driver(model: AppModel, qtbot, monkeypatch) -> None:
@@ -73,7 +74,7 @@ def test_a_gpu_is_told_with_its_memory_and_driver(model: AppModel, qtbot, monkey
     assert page.badge.text() == "Ready"
     told = dict(page.rows())
     assert "NVIDIA RTX 4070" in told["GPU"] and "driver 580.65.06" in told["GPU"]
-    assert told["Instructions"] == "avx2, fma" and "8 cores" in told["Processor"]
+    assert told["Instructions"] == "avx, avx2, fma" and "8 cores" in told["Processor"]
 
 
 def test_a_missing_engine_is_explained_and_the_page_lives(model: AppModel, qtbot, monkeypatch) -> None:
@@ -83,6 +84,21 @@ def test_a_missing_engine_is_explained_and_the_page_lives(model: AppModel, qtbot
     for finding in page.verdict.findings:
         assert finding.what in words(page) and finding.remedy in words(page)
     assert page.badge.text() != "Ready" and "torch not installed" in dict(page.rows())["Versions"]
+
+
+def test_the_line_under_the_title_does_not_repeat_the_findings(model: AppModel, demo_policy: Path, qtbot, monkeypatch) -> None:
+    model.update_settings(Settings(policy=Policy(folder=demo_policy)))
+    for computer, answer in (
+        (WORKSTATION, "The policy trains here, on NVIDIA RTX 4070."),
+        (replace(WORKSTATION, memory_free=GB // 50), "The policy trains here, on NVIDIA RTX 4070, with limits."),
+        (replace(WORKSTATION, memory=GB // 4), "The policy cannot be trained here. What stands in the way is below."),
+    ):
+        described(monkeypatch, computer)
+        page = open_page(model, qtbot)
+        assert page.header.answer.text() == answer
+        rows = [row for row in page.findings.findChildren(FindingRow) if not row.isHidden()]
+        assert rows and all(row.what.text() not in answer and row.why.text() for row in rows)
+        page.close()
 
 
 def test_a_computer_that_is_too_small_cannot_go_on(model: AppModel, demo_policy: Path, qtbot, monkeypatch) -> None:

@@ -243,7 +243,7 @@ def test_the_example_says_what_is_not_known(page: FederationPage, invitation: In
 
 GB = 10**9
 SMALL = hardware.Computer(
-    system="Linux 6.8 x86_64", cpu="Some processor", cores=2, instructions=("avx2",), memory=GB // 4, memory_free=GB // 50,
+    system="Linux 6.8 x86_64", cpu="Some processor", cores=2, instructions=("avx", "avx2"), memory=GB // 4, memory_free=GB // 50,
     disk_free=200 * GB, versions={"torch": "2.11.0", "lerobot": "0.6.1", "flwr": "1.41.0"},
 )  # fmt: skip
 

@@ -18,7 +18,7 @@ from zk0desk.ui.widgets import IconLabel, Text
 
 GB = 10**9
 COMPUTER = Computer(
-    system="Linux 6.8 x86_64", cpu="Some processor", cores=8, instructions=("avx2",), memory=32 * GB, memory_free=24 * GB,
+    system="Linux 6.8 x86_64", cpu="Some processor", cores=8, instructions=("avx", "avx2"), memory=32 * GB, memory_free=24 * GB,
     disk_free=200 * GB, versions={"torch": "2.11.0", "lerobot": "0.6.1", "flwr": "1.41.0"},
     gpus=(Gpu("cuda", "NVIDIA RTX 4070", 12 * GB, 11 * GB, "580.65.06", (8, 9)),),
 )  # fmt: skip

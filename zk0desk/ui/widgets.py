@@ -298,11 +298,13 @@ class EmptyState(QWidget):
 
 
 class KeyValueGrid(QWidget):
-    """Names and values in two columns (or more: `columns` pairs beside each other)."""
+    """Names and values in two columns, or more: `columns` pairs beside each other, one below `fold_below` pixels of width."""
 
-    def __init__(self, rows: Sequence[tuple[str, str]] = (), columns: int = 1) -> None:
+    def __init__(self, rows: Sequence[tuple[str, str]] = (), columns: int = 1, *, fold_below: int = 0) -> None:
         super().__init__()
-        self._columns = columns
+        self._wanted, self._fold_below = columns, fold_below
+        self._columns = 1 if fold_below else columns
+        self._rows: Sequence[tuple[str, str]] = ()
         self._grid = QGridLayout(self)
         self._grid.setContentsMargins(0, 0, 0, 0)
         self._grid.setHorizontalSpacing(theme.SPACE_6)
@@ -311,6 +313,7 @@ class KeyValueGrid(QWidget):
 
     def set_rows(self, rows: Sequence[tuple[str, str]]) -> None:
         """Replace what is shown."""
+        self._rows = rows
         while self._grid.count():
             item = self._grid.takeAt(0)
             if item is not None and (widget := item.widget()) is not None:
@@ -325,6 +328,16 @@ class KeyValueGrid(QWidget):
             self._grid.addWidget(label, row, 2 * column)
             self._grid.addWidget(shown, row, 2 * column + 1)
             self._grid.setColumnStretch(2 * column + 1, 1)
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Fold or unfold."""
+        super().resizeEvent(event)
+        columns = self._wanted if event.size().width() >= self._fold_below else 1
+        if columns != self._columns:
+            self._columns = columns
+            for column in range(2 * self._wanted):
+                self._grid.setColumnStretch(column, 0)
+            self.set_rows(self._rows)
 
 
 class FindingRow(QWidget):

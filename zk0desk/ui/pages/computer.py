@@ -133,7 +133,7 @@ class ComputerPage(QWidget):
         computer, answer, files = look.computer, look.verdict, look.files
         self.computer, self.verdict, self.files = computer, answer, files
         self.again.setEnabled(True)
-        self.header.set_answer(look.headline + (" What stands in the way is below." if answer.answer == "no" else ""))
+        self.header.set_answer(_headline(look))
         self.badge.set(*ANSWERS[answer.answer])
         while self._rows.count():
             item = self._rows.takeAt(0)
@@ -209,6 +209,16 @@ class ComputerPage(QWidget):
     def _copy(self) -> None:
         answer = self.verdict.sentence if self.verdict else ""
         QGuiApplication.clipboard().setText("\n".join([answer, *(f"{name}: {value}" for name, value in self.rows())]))
+
+
+def _headline(look: HardwareLook) -> str:
+    """The page's answer: the verdict, what it is about, and where to look for what limits it."""
+    said = look.headline
+    if look.verdict.answer == "no":
+        said += " What stands in the way is below."
+    if look.folder is None:
+        said = f"{said.replace('The policy', 'SmolVLA at full size', 1)} Choose the base policy's folder."
+    return said
 
 
 class _Fine:

@@ -265,7 +265,7 @@ class FederationPage(QWidget):
             self.cancel.hide()
             return
         self._layers.setCurrentIndex(1)
-        self._admitted = joined and (self._admitted or self.model.state in ADMITTED)
+        self._admitted = joined and (self._admitted or self.model.state in ADMITTED or self.model.live_run is not None)
         self.facts.set_rows(facts(invitation, self._key_known, admitted=self._admitted))
         self.key_hint.setVisible(not self._admitted)
         self.lists.show_invitation(invitation)

@@ -54,7 +54,9 @@ class RecordingDetails(QWidget):
                         ("Action", dimensions(recording.action_dim, recording.action_names)),
                         ("Task", "; ".join(recording.tasks[:3]) + (" …" if len(recording.tasks) > 3 else "") or "none"),
                         ("On disk", f"{megabytes(recording.bytes_on_disk)}, never leaves"),
-                    ]
+                    ],
+                    columns=2,
+                    fold_below=560,
                 )  # fmt: skip
             )
         show = LinkButton("Sho&w in folder", "folder-open-outline", lambda: QDesktopServices.openUrl(QUrl.fromLocalFile(str(result.path))))

@@ -103,6 +103,8 @@ class SettingField(QWidget):
         self._many = isinstance(value, tuple)
         if self._many:
             line.setPlaceholderText("Folders, separated by semicolons")
+        elif self._is_path(info):
+            line.setPlaceholderText("Not chosen")
         line.textEdited.connect(lambda _text: self._changed())
         return line
 
