@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from zk0desk.control import NodeControl, Stopped
 from zk0desk.events import Notice, RoundStarted, RoundTrained, StepDone
 from zk0desk.settings import ChosenRecording
 from zk0desk.training.frames import to_device
+from zk0desk.training.hardware import Gpu
 from zk0desk.training.noise import draw_noise
 from zk0desk.training.policy import TrainablePolicy
 from zk0desk.training.rounds import RoundPlan
@@ -293,3 +295,16 @@ def test_that_a_device_that_is_not_there_is_said(demo_policy: Path):
         pytest.skip("this computer has CUDA")
     with pytest.raises(RoundFailedError, match="cuda cannot be used"):
         choose_device("cuda")
+
+
+def test_that_of_several_gpus_the_one_is_taken_that_the_verdict_names(monkeypatch: pytest.MonkeyPatch):
+    from zk0desk.training import trainer as module
+
+    small = Gpu("cuda", "small", 12 * 10**9, 11 * 10**9, "580.65", (8, 9))
+    gpus = [replace(small, memory_free=10**9), small, replace(small, capability=(7, 5), memory_free=40 * 10**9)]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(gpus))
+    monkeypatch.setattr(module, "find_gpus", lambda *_: tuple(gpus))
+    assert choose_device("auto") == choose_device("cuda") == torch.device("cuda", 1)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device("cuda") == torch.device("cuda", 0), "what cannot be told apart is not guessed at"

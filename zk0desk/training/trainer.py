@@ -22,9 +22,13 @@ from zk0desk.errors import OperatorError
 from zk0desk.events import Notice, RoundKept, RoundStarted, RoundTrained, Sink, StepDone
 from zk0desk.settings import ChosenRecording
 from zk0desk.training.checkpoint import RoundCheckpoint
+from zk0desk.training.container_limits import usable_cores
 from zk0desk.training.fedprox import add_proximal_gradient, client_mu, loss_spread, raised_mu
 from zk0desk.training.frames import Batch, ahead, to_device
+from zk0desk.training.gpu_look import find_gpus
+from zk0desk.training.hardware_devices import BF16_CAPABILITY, best_of
 from zk0desk.training.noise import action_size, draw_noise, seed_of
+from zk0desk.training.policy_size import LARGE_AT_ONCE, LARGE_POLICY
 from zk0desk.training.progress import Keeper, PlannedStep, Progress
 from zk0desk.training.rounds import RoundPlan, RoundResult
 
@@ -39,8 +43,6 @@ MIN_FRAMES = 32
 """A loss that is sent averages at least this many frames, where the round visited as many."""
 SKIPS = 3
 """Steps in a row without a finite loss that end the round."""
-LARGE_POLICY = 50_000_000
-"""From this many parameters on, a CPU computes two frames at once: no operation then takes long, and Stop is quick."""
 
 
 class RoundFailedError(OperatorError):
@@ -71,7 +73,7 @@ class LocalTrainer:
     ) -> None:
         self._policy = policy
         self._node = node
-        self._threads = threads or max(1, (os.cpu_count() or 1) - 1)
+        self._threads = threads or max(1, usable_cores() - 1)
         self._emit = emit
         self._control = control
         self._device = choose_device(device)
@@ -79,7 +81,7 @@ class LocalTrainer:
         policy.policy.to(self._device)
         self._frames = policy.frames_of(recordings)
         large = policy.files.parameters >= LARGE_POLICY and self._device.type == "cpu"
-        self._micro = micro_batch or (2 if large else 0)
+        self._micro = micro_batch or (LARGE_AT_ONCE if large else 0)
         # The mu rule looks back over the epochs of a run, earlier rounds included.
         self._run = ""
         self._epochs: list[tuple[int, float]] = []
@@ -141,7 +143,7 @@ class LocalTrainer:
         with ExitStack() as stack:
             stack.callback(torch.set_num_threads, threads)
             stack.callback(lambda: optimiser.zero_grad(set_to_none=True))
-            decoders = stack.enter_context(ThreadPoolExecutor(min(4, os.cpu_count() or 1), "zk0desk-decode"))
+            decoders = stack.enter_context(ThreadPoolExecutor(min(4, usable_cores()), "zk0desk-decode"))
             following = stack.enter_context(ThreadPoolExecutor(1, "zk0desk-batch"))
             stack.enter_context(self._checking(plan.deadline))
             to_come = (step for step in self._steps(plan, steps) if step.number > progress.step)
@@ -438,23 +440,33 @@ def choose_device(wanted: str) -> torch.device:
     """The device to train on; `auto` takes CUDA, then MPS, then the CPU. RoundFailedError when the wanted one is not there."""
     import torch
 
+    # So that CUDA numbers GPUs as their driver does; it reads this when it is first used.
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if wanted == "auto":
-        return torch.device(next(name for name, usable in there.items() if usable))
+        wanted = next(name for name, usable in there.items() if usable)
     if not there.get(wanted, False):
         raise RoundFailedError(
             f"The device {wanted} cannot be used.",
             "PyTorch does not see it on this computer.",
             "Set the device to auto, or install its driver.",
         )
+    if wanted == "cuda" and (count := torch.cuda.device_count()) > 1:
+        return torch.device("cuda", _number_of_best(count))
     return torch.device(wanted)
+
+
+def _number_of_best(count: int) -> int:
+    """Of the `count` GPUs that torch sees, the one that the verdict on this computer names; the first where they cannot be told apart."""
+    gpus = [gpu for gpu in find_gpus(0, 0) if gpu.kind != "mps"]
+    return best_of(gpus) if len(gpus) == count else 0
 
 
 def _wants_bf16(precision: str, device: torch.device) -> bool:
     import torch
 
     if precision == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return device.type == "cuda" and (torch.version.hip is not None or torch.cuda.get_device_capability(device) >= BF16_CAPABILITY)
     return precision == "bf16"
 
 
