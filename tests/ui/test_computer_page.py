@@ -71,7 +71,7 @@ def test_this_very_computer_is_told(model: AppModel, qtbot) -> None:
 def test_a_gpu_is_told_with_its_memory_and_driver(model: AppModel, qtbot, monkeypatch) -> None:
     described(monkeypatch, WORKSTATION)
     page = open_page(model, qtbot)
-    assert page.badge.text() == "Ready"
+    assert page.badge.text() == "Ready" and "Memory, disk, drivers and versions are as training needs them." in words(page)
     told = dict(page.rows())
     assert "NVIDIA RTX 4070" in told["GPU"] and "driver 580.65.06" in told["GPU"]
     assert told["Instructions"] == "avx, avx2, fma" and "8 cores" in told["Processor"]

@@ -140,10 +140,10 @@ class ComputerPage(QWidget):
             if item is not None and (widget := item.widget()) is not None:
                 widget.hide()
                 widget.deleteLater()
+        if answer.answer == "ok":
+            self._rows.addWidget(FindingRow(_Fine(computer, answer)))
         for finding in answer.findings:
             self._rows.addWidget(FindingRow(finding))
-        if not answer.findings:
-            self._rows.addWidget(FindingRow(_Fine(computer, answer)))
         self.grid.set_rows(self.rows())
         self._show_policy(files, look.trouble)
         self.go_on.setEnabled(answer.answer != "no" and files is not None)
