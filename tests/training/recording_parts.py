@@ -37,7 +37,7 @@ def make_recording(
     for name in ("meta/episodes/chunk-000", "data/chunk-000"):
         (folder / name).mkdir(parents=True)
     (folder / "meta/info.json").write_text(json.dumps(described), encoding="utf-8")
-    stats = {key: {"mean": [0.0] * dim, "std": [1.0] * dim} for key, dim in zip(("observation.state", "action"), dims, strict=True)}
+    stats = {key: _statistics(rows.get(key), dim) for key, dim in zip(("observation.state", "action"), dims, strict=True)}
     (folder / "meta/stats.json").write_text(json.dumps(stats), encoding="utf-8")
     pq.write_table(pa.table({"task_index": [0], "task": ["Put the cube into the box."]}), folder / "meta/tasks.parquet")
     pq.write_table(pa.table(listed), folder / "meta/episodes/chunk-000/file-000.parquet")
@@ -45,6 +45,19 @@ def make_recording(
     for key in keys:
         write_video(folder / f"videos/{key}/chunk-000/file-000.mp4")
     return folder
+
+
+def _statistics(values: Any, dim: int) -> dict[str, list[float]]:
+    """Those of the rows that are numbers; made up where there are none."""
+    try:
+        found = np.asarray(values, np.float64).reshape(-1, dim)
+    except (TypeError, ValueError):
+        found = np.zeros((0, dim))
+    found = found[np.isfinite(found).all(axis=1)]
+    if not len(found):
+        return {"mean": [0.0] * dim, "std": [1.0] * dim, "min": [0.0] * dim, "max": [1.0] * dim}
+    told = {"mean": found.mean(axis=0), "std": found.std(axis=0), "min": found.min(axis=0), "max": found.max(axis=0)}
+    return {word: each.tolist() for word, each in told.items()}
 
 
 def write_video(path: Path, frames: int = sum(LENGTHS)) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 import av
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from tests.training.recording_parts import FPS, Info, Table, make_recording, write_video
@@ -28,20 +27,6 @@ DATA = "data/chunk-000/file-000.parquet"
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "recordings"
 
 
-def whole(folder: Path, **changes: Any) -> Path:
-    """A recording with statistics that are its own, of which every deep check says ok."""
-    make_recording(folder, **changes)
-    table = pq.read_table(folder / DATA)
-    stats = {}
-    for key in ("observation.state", "action"):
-        if key in table.column_names:
-            values = np.array(table.column(key).to_pylist(), np.float64)
-            values = values[np.isfinite(values).all(axis=1)]
-            stats[key] = {"mean": values.mean(axis=0).tolist(), "std": values.std(axis=0).tolist()}
-    (folder / "meta/stats.json").write_text(json.dumps(stats))
-    return folder
-
-
 def only(result: CheckResult) -> Finding:
     (finding,) = result.findings
     return finding
@@ -52,7 +37,7 @@ def codes(result: CheckResult) -> list[str]:
 
 
 def test_a_whole_recording_has_no_findings(tmp_path: Path) -> None:
-    result = deep_check(whole(tmp_path / "cubes"), NEEDS)
+    result = deep_check(make_recording(tmp_path / "cubes"), NEEDS)
     assert (result.status, result.findings) == ("ok", ())
 
 
@@ -128,7 +113,7 @@ COLUMNS: dict[str, tuple[dict[str, Any], str, Severity, tuple[int, ...]]] = {
 @pytest.mark.parametrize("name", COLUMNS)
 def test_what_the_rows_show_is_told_with_its_episodes(name: str, tmp_path: Path) -> None:
     change, code, severity, episodes = COLUMNS[name]
-    result = deep_check(whole(tmp_path / "cubes", **change), NEEDS)
+    result = deep_check(make_recording(tmp_path / "cubes", **change), NEEDS)
     finding = next((each for each in result.findings if each.code == code), None)
     assert finding is not None, codes(result)
     assert (finding.severity, finding.episodes) == (severity, episodes)
@@ -138,7 +123,7 @@ def test_what_the_rows_show_is_told_with_its_episodes(name: str, tmp_path: Path)
 
 
 def test_the_first_bad_frame_and_the_jitter_are_measured(tmp_path: Path) -> None:
-    finding = only(deep_check(whole(tmp_path / "cubes", data=jitter), NEEDS))
+    finding = only(deep_check(make_recording(tmp_path / "cubes", data=jitter), NEEDS))
     assert finding.what.startswith("1 of 10 timestamps") and "30.0 ms" in finding.why and "episode 1, frame 1" in finding.why
 
 
@@ -158,7 +143,7 @@ def test_a_column_that_lerobot_does_not_know_is_told(key: str, feature: dict[str
     def column(table: Table) -> None:
         table[key] = table["observation.state"]
 
-    result = deep_check(whole(tmp_path / "cubes", info=rename, data=column), NEEDS)
+    result = deep_check(make_recording(tmp_path / "cubes", info=rename, data=column), NEEDS)
     finding = next(each for each in result.findings if each.code == code)
     assert words in finding.remedy
 
@@ -167,13 +152,13 @@ def test_a_column_of_another_type_is_a_note(tmp_path: Path) -> None:
     def doubles(table: Table) -> None:
         table["timestamp"] = (table["frame_index"] / FPS).astype(np.float64)
 
-    finding = only(deep_check(whole(tmp_path / "cubes", data=doubles), NEEDS))
+    finding = only(deep_check(make_recording(tmp_path / "cubes", data=doubles), NEEDS))
     assert (finding.code, finding.severity) == ("type-differs", Severity.NOTE)
     assert "timestamp holds double" in finding.what and "float32" in finding.what
 
 
 def test_statistics_of_other_data_are_repairable_and_slightly_old_ones_a_note(tmp_path: Path) -> None:
-    folder = whole(tmp_path / "cubes")
+    folder = make_recording(tmp_path / "cubes")
     path = folder / "meta/stats.json"
     stats = json.loads(path.read_text())
     stats["action"]["mean"][1] += 0.1 * stats["action"]["std"][1]
@@ -187,7 +172,7 @@ def test_statistics_of_other_data_are_repairable_and_slightly_old_ones_a_note(tm
 
 
 def test_one_episode_and_short_episodes_are_notes(tmp_path: Path) -> None:
-    result = deep_check(whole(tmp_path / "cubes"), PolicyNeeds(chunk_size=5))
+    result = deep_check(make_recording(tmp_path / "cubes"), PolicyNeeds(chunk_size=5))
     assert only(result).code == "episodes-short" and only(result).episodes == (1,)
 
     def first_only(table: Table) -> None:
@@ -198,7 +183,7 @@ def test_one_episode_and_short_episodes_are_notes(tmp_path: Path) -> None:
         for name, values in table.items():
             table[name] = values[:1]
 
-    one = whole(tmp_path / "one", data=first_only, episodes=first_row, info=lambda i: i.update(total_episodes=1, total_frames=6))
+    one = make_recording(tmp_path / "one", data=first_only, episodes=first_row, info=lambda i: i.update(total_episodes=1, total_frames=6))
     assert only(deep_check(one, NEEDS)).code == "one-episode"
 
 
@@ -226,7 +211,7 @@ def moving(folder: Path, reset: bool) -> Path:
         table |= {"length": [count, count], "dataset_from_index": [0, count], "dataset_to_index": [count, 2 * count]}
         table |= {"videos/observation.images.top/from_timestamp": [0.0, 6.0], "videos/observation.images.top/to_timestamp": [6.0, 12.0]}
 
-    whole(folder, data=data, episodes=episodes, cameras=("top",), dims=(6, 6), info=lambda i: i.update(total_frames=2 * count))
+    make_recording(folder, data=data, episodes=episodes, cameras=("top",), dims=(6, 6), info=lambda i: i.update(total_frames=2 * count))
     write_video(folder / TOP, frames=2 * count)
     return folder
 
@@ -272,7 +257,7 @@ def test_pictures_of_another_size_are_a_note(tmp_path: Path) -> None:
     def wide(info: Info) -> None:
         info["features"]["observation.images.top"]["shape"] = [480, 640, 3]
 
-    finding = only(deep_check(whole(tmp_path / "cubes", info=wide), NEEDS))
+    finding = only(deep_check(make_recording(tmp_path / "cubes", info=wide), NEEDS))
     assert (finding.code, finding.severity) == ("video-size-differs", Severity.NOTE)
     assert "64 x 48" in finding.what and "640 x 480" in finding.what
 
@@ -292,7 +277,7 @@ def test_a_video_at_another_rate_has_no_pictures_where_frames_are(tmp_path: Path
 
 
 def test_several_defects_are_all_told_and_a_repair_waits_for_what_blocks(tmp_path: Path) -> None:
-    folder = whole(tmp_path / "cubes", data=lambda t: (jitter(t), no_number(t)))
+    folder = make_recording(tmp_path / "cubes", data=lambda t: (jitter(t), no_number(t)))
     (folder / TOP).unlink()
     result = deep_check(folder, NEEDS)
     assert set(codes(result)) == {"video-missing", "action-not-finite", "timestamps-jitter"}
@@ -319,7 +304,7 @@ def test_it_tells_how_far_it_is_and_can_be_cancelled(tmp_path: Path) -> None:
 
 
 def test_an_answer_is_kept_until_the_recording_changes(tmp_path: Path) -> None:
-    folder = whole(tmp_path / "cubes", data=jitter)
+    folder = make_recording(tmp_path / "cubes", data=jitter)
     assert kept_answer(folder, NEEDS) is None
     first = deep_check(folder, NEEDS)
     asked: list[Progress] = []
@@ -336,33 +321,24 @@ def test_an_answer_is_kept_until_the_recording_changes(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_vanishes_is_told_and_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = whole(tmp_path / "cubes")
-    opened = pq.ParquetFile
-
-    def gone(path: Any, *args: Any, **kwargs: Any) -> Any:
-        if monkeypatch_ready:
-            raise OSError(5, "Input/output error", str(path))
-        return opened(path, *args, **kwargs)
-
-    monkeypatch_ready: list[bool] = []
     from zk0desk.training import deep_check as module
 
-    look = module._look
+    def gone(path: Path, *_: Any) -> Any:
+        raise OSError(5, "Input/output error", str(path))
 
-    def look_at_a_disk_that_goes(*args: Any) -> Any:
-        monkeypatch_ready.append(True)
-        return look(*args)
-
-    monkeypatch.setattr(pq, "ParquetFile", gone)
-    monkeypatch.setattr(module, "_look", look_at_a_disk_that_goes)
+    folder = make_recording(tmp_path / "cubes")
+    monkeypatch.setattr(module, "batches", gone)
     result = deep_check(folder, NEEDS)
-    assert result.status == "unusable" and kept_answer(folder, NEEDS) is None
+    assert (result.status, codes(result)) == ("unusable", ["unreadable"])
+    assert "Input/output error" in result.findings[0].why
+    monkeypatch.undo()
+    assert kept_answer(folder, NEEDS) is None
 
 
 def test_what_cannot_be_read_at_all_is_the_quick_checks_answer(tmp_path: Path) -> None:
     (tmp_path / "nothing").mkdir()
     assert codes(deep_check(tmp_path / "nothing")) == ["info-missing"]
-    newer = whole(tmp_path / "newer", info=lambda i: i.update(codebase_version="v9.0"))
+    newer = make_recording(tmp_path / "newer", info=lambda i: i.update(codebase_version="v9.0"))
     assert codes(deep_check(newer)) == ["version-newer"]
 
 
@@ -374,7 +350,7 @@ def test_pictures_inside_the_rows_are_read(tmp_path: Path) -> None:
         table["observation.images.top"] = pa.array([{"bytes": b"png", "path": ""}] * 10)
 
     drop: Callable[[Table], object] = lambda t: [t.pop(k) for k in list(t) if k.startswith("videos/observation.images.top")]  # noqa: E731
-    assert deep_check(whole(tmp_path / "cubes", info=images, data=column, episodes=drop), NEEDS).status == "ok"
+    assert deep_check(make_recording(tmp_path / "cubes", info=images, data=column, episodes=drop), NEEDS).status == "ok"
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the real recordings beside the checkout")

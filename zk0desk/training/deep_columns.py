@@ -206,7 +206,10 @@ class ColumnCheck:
         for number, frame, moved in self._jumps:
             if moved.shape == span.shape and (moved > JUMP_OF_ALL * span).sum() >= 2:
                 self.touch("values-jump", number, f"episode {number}, frame {frame:,}")
+        if len(self._touched.get("episodes-still", ())) == len(self.lengths):
+            self._touched.pop("episodes-still", None)  # the quick check says that the arm never moves
         found = [self._told(*words) for words in _WORDS if words[0] in self._touched]
+        found += self._order()
         found += self._lengths()
         found += self._short()
         found += self._stale(stats)
@@ -226,6 +229,15 @@ class ColumnCheck:
         values = {"many": many, "first": first, "late": f"{self._late:,}", "rows": f"{self.rows:,}", "fps": f"{self._info.fps:g}"}
         values["jitter"] = f"{1000 * self._jitter:.1f} ms"
         return Finding(code, severity, what.format(**values), why.format(**values), remedy, episodes)
+
+    def _order(self) -> list[Finding]:
+        """LeRobot takes the row of the table whose place is the episode's number."""
+        wrong = [number for place, number in enumerate(self._listed) if number != place]
+        if not wrong:
+            return []
+        what = "The table of episodes is not in the order of their numbers."
+        why = f"Episode {wrong[0]} is the first in another place; its frames would be looked for in another episode's videos."
+        return [Finding("episodes-unordered", Severity.BLOCKS, what, why, FETCH_AGAIN, tuple(sorted(wrong)))]
 
     def _lengths(self) -> list[Finding]:
         wrong = [number for number, length in self.lengths.items() if number in self._listed and self._listed[number].length != length]
@@ -329,28 +341,35 @@ def _element(kind: pa.DataType) -> str:
 
 
 def batches(path: Path, info: Info, check: ColumnCheck, step: Callable[[int], None]) -> Iterator[dict[str, np.ndarray]]:
-    """The rows of a parquet file, number columns as arrays; all other columns are read too. `step` gets the rows that were read."""
+    """The rows of a parquet file, number columns as arrays; all other columns are read too. `step` gets the rows that were read.
+
+    Arrow's dataset reader is used, as LeRobot does underneath: it asks more of a file than the plain one.
+    """
     import pyarrow as pa
-    import pyarrow.parquet as pq
+    import pyarrow.dataset as pads
 
     name = shown("/".join(path.parts[-3:]))
     try:
-        with pq.ParquetFile(path) as file:
-            for column in file.schema_arrow:
+        with path.open("rb") as opened:
+            fragment = pads.ParquetFileFormat().make_fragment(opened)
+            for column in fragment.physical_schema:
                 check.saw_type(column.name, column.type)
-            for batch in file.iter_batches(BATCH_ROWS):
-                table = pa.Table.from_batches([batch])
-                found = {}
-                for column in table.column_names:
-                    feature = info.features.get(column)
-                    if feature is None and column in (STATE, ACTION):
-                        continue  # a vector of which nothing is said
-                    if column in NUMBERS or (feature is not None and feature.dtype.startswith("float")):
-                        found[column] = as_array(table.column(column), column, feature.dim if feature else 1)
-                step(table.num_rows)
-                yield found
+            for batch in fragment.to_batches(batch_size=BATCH_ROWS, batch_readahead=0, use_threads=False):
+                yield _numbers(pa.Table.from_batches([batch]), info)
+                step(batch.num_rows)
     except (pa.ArrowException, OSError, ValueError, NotImplementedError) as error:
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, pa.ArrowException):
             raise
         why = f"Its rows cannot be read to the end: {shown(error)}."
         raise RecordingError(f"{name} cannot be read.", why, FETCH_AGAIN, code="data-unreadable") from error
+
+
+def _numbers(table: pa.Table, info: Info) -> dict[str, np.ndarray]:
+    found = {}
+    for column in table.column_names:
+        feature = info.features.get(column)
+        if feature is None and column in (STATE, ACTION):
+            continue  # a vector of which nothing is said
+        if column in NUMBERS or (feature is not None and feature.dtype.startswith("float")):
+            found[column] = as_array(table.column(column), column, feature.dim if feature else 1)
+    return found

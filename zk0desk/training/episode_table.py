@@ -64,6 +64,8 @@ def _from_parquet(folder: Path, info: Info, cameras: list[str]) -> list[Episode]
             for key in cameras:
                 chunk, file, start, end = (columns[f"videos/{key}/{part}"][row] for part in parts)
                 at = {"chunk_index": _whole(chunk), "file_index": _whole(file), "episode_index": number, "episode_chunk": 0}
+                if not 0 <= start <= end < 1e9:
+                    raise ValueError(f"episode {number} goes from {start!r:.20} to {end!r:.20} seconds of a video")
                 videos[key] = Span(folder / info.video_file(key, **at), float(start), float(end))
             episodes.append(Episode(number, length, (first, last), videos))
     return episodes

@@ -6,6 +6,7 @@ writes, never asks the Hub, and answers with findings, whatever it is given.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,12 +17,13 @@ from zk0desk.training.recording_files import (
     Episodes,
     parquet_files,
     pointer_error,
+    read_columns,
     read_episodes,
-    read_table,
     read_tasks,
     size_on_disk,
 )
 from zk0desk.training.recording_info import FETCH_AGAIN, Info, is_pointer, read_info, read_json, shown
+from zk0desk.training.recording_schema import SCHEMAS, description_findings, schema_findings
 from zk0desk.training.recording_types import Camera, CheckResult, Finding, PolicyNeeds, Recording, RecordingError, Severity, result_of
 from zk0desk.training.thumbnails import first_frame, frame_count
 
@@ -84,17 +86,20 @@ def quick_check(path: Path, needs: PolicyNeeds = PolicyNeeds()) -> CheckResult:
     if info.major > 3 or (info.major, info.minor) < (2, 0):
         return result_of(path, recording, [_version(info)])
     try:
+        findings += description_findings(info)
         findings += _features(info, needs)
         findings += camera_findings(recording, needs)
         episodes = read_episodes(path, info)
         findings += _videos(info, episodes)
+        findings += schema_findings(parquet_files(path / "data")[:SCHEMAS], info)
         findings += _data(path, info, recording, episodes)
         if info.major >= 3:
             findings += _statistics(path, info)
         if info.major < 3:
             findings.append(_version(info))
     except RecordingError as error:
-        findings.append(error.finding())
+        if error.code not in {finding.code for finding in findings}:  # the columns' types may have told it already
+            findings.append(error.finding())
     except OSError as error:
         findings.append(_unreadable(error))
     return result_of(path, recording, findings)
@@ -237,6 +242,19 @@ def _data(folder: Path, info: Info, recording: Recording, episodes: Episodes | N
         )
     else:
         findings += _task_numbers(recording, columns)
+        findings += _task_words(info, recording)
+    return findings
+
+
+def _task_words(info: Info, recording: Recording) -> list[Finding]:
+    findings = []
+    if not info.tasks:
+        what, why = "The description counts no tasks.", "LeRobot reads no instructions then, although `meta/tasks` lists them."
+        remedy = f"Write `total_tasks`: {len(recording.tasks)} into meta/info.json of a copy."
+        findings.append(Finding("tasks-uncounted", Severity.BLOCKS, what, why, remedy))
+    if any(not task.strip() for task in recording.tasks):
+        what, why = "A task has no words.", "The policy is told in words what to do; it cannot tell this task from another."
+        findings.append(Finding("task-empty", Severity.NOTE, what, why, "Name the task in a copy, if you have others."))
     return findings
 
 
@@ -267,6 +285,9 @@ def _statistics(folder: Path, info: Info) -> list[Finding]:
         if is_pointer(path):
             raise pointer_error("meta/stats.json")
         stats = read_json(path, 64 * 2**20)
+        for key, words in stats.items():  # LeRobot makes an array of each
+            for values in words.values():
+                np.asarray(values, np.float64 if key in (STATE, ACTION) else None)
         for key in (STATE, ACTION):
             for word in ("mean", "std"):
                 values = np.asarray(stats[key][word], np.float64) if key in info.features else np.zeros(0)
@@ -274,7 +295,7 @@ def _statistics(folder: Path, info: Info) -> list[Finding]:
                     raise ValueError(f"`{word}` of {key} is not {info.features[key].dim} finite numbers")
     except FileNotFoundError:
         why = "There is no meta/stats.json."
-    except (OSError, ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
+    except (OSError, ValueError, TypeError, KeyError, IndexError, OverflowError, AttributeError) as error:
         why = f"meta/stats.json: {shown(error)}."
     else:
         return []
@@ -295,7 +316,7 @@ def _read(files: list[Path], info: Info) -> _Columns:
     parts: dict[str, list[np.ndarray]] = {}
     rows = 0
     for path in files:
-        table = read_table(path, NUMBERS)
+        table, names = read_columns(path, NUMBERS)
         missing = [name for name in NUMBERS if name not in table.column_names and (name in info.features or name == "episode_index")]
         if missing:
             raise RecordingError(
@@ -304,6 +325,7 @@ def _read(files: list[Path], info: Info) -> _Columns:
                 FETCH_AGAIN,
                 code="column-missing",
             )
+        columns_differ(path, names, info)
         rows += table.num_rows
         if rows > MAX_ROWS:
             raise RecordingError(
@@ -313,6 +335,22 @@ def _read(files: list[Path], info: Info) -> _Columns:
             feature = info.features.get(name)
             parts.setdefault(name, []).append(as_array(table.column(name), name, feature.dim if feature else 1))
     return _Columns(rows, {name: np.concatenate(part) for name, part in parts.items()})
+
+
+def columns_differ(path: Path, names: Sequence[str], info: Info) -> None:
+    """LeRobot loads the data only when its columns are those that the description declares. `RecordingError` where they are not."""
+    declared = {key for key, feature in info.features.items() if feature.dtype != "video"}
+    unknown, absent = sorted(set(names) - declared), sorted(declared - set(names))
+    if not unknown and not absent:
+        return
+    parts = []
+    if unknown:
+        parts.append(f"it has {', '.join(map(shown, unknown[:5]))}, which the description does not declare")
+    if absent:
+        parts.append(f"it lacks {', '.join(map(shown, absent[:5]))}")
+    why = f"{shown('; '.join(parts).capitalize(), 300)}."
+    what = f"{shown(path.name)} has other columns than the description declares."
+    raise RecordingError(what, why, FETCH_AGAIN, code="columns-differ")
 
 
 def as_array(column: object, name: str, dim: int) -> np.ndarray:
@@ -342,7 +380,8 @@ def as_array(column: object, name: str, dim: int) -> np.ndarray:
 def _counts(info: Info, columns: _Columns, listed: Episodes | None) -> list[Finding]:
     import numpy as np
 
-    episodes = int(np.unique(columns.values["episode_index"]).size)
+    numbers = np.unique(columns.values["episode_index"])
+    episodes = int(numbers.size)
     findings = []
     if episodes != info.episodes or columns.rows != info.frames:
         findings.append(
@@ -355,6 +394,10 @@ def _counts(info: Info, columns: _Columns, listed: Episodes | None) -> list[Find
                 FETCH_AGAIN,
             )
         )
+    elif not np.array_equal(numbers, np.arange(episodes)):
+        what = f"The episodes are not numbered from 0 on without gaps: the data has numbers from {numbers[0]:g} to {numbers[-1]:g}."
+        why = f"LeRobot asks for numbers 0 to {episodes - 1:,}, and for those that are missing it asks the Hub."
+        findings.append(Finding("episodes-misnumbered", Severity.BLOCKS, what, why, "Number them anew in a copy."))
     if listed is None:
         findings.append(
             Finding("episodes-missing", Severity.BLOCKS, "The table of episodes is missing.", "`meta/episodes` holds no file.", FETCH_AGAIN)

@@ -26,6 +26,11 @@ def parquet_files(folder: Path) -> list[Path]:
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """A parquet file's `columns` (those that it has; None: all). `RecordingError` says what is wrong with the file."""
+    return read_columns(path, columns)[0]
+
+
+def read_columns(path: Path, columns: Sequence[str] | None = None) -> tuple[pa.Table, list[str]]:
+    """As `read_table`, and the names of all columns that the file has."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -35,7 +40,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
             raise pointer_error(name)
         with pq.ParquetFile(path) as file:
             there = file.schema_arrow.names
-            return file.read(columns=None if columns is None else [column for column in columns if column in there])
+            return file.read(columns=None if columns is None else [column for column in columns if column in there]), there
     except (pa.ArrowException, OSError, ValueError, NotImplementedError) as error:
         raise RecordingError(
             f"{name} cannot be read.",
@@ -138,7 +143,7 @@ def read_episodes(folder: Path, info: Info) -> Episodes | None:
         for key in cameras:
             where = (columns[f"videos/{key}/{part}"] for part in ("chunk_index", "file_index", "to_timestamp"))
             for episode, chunk, file, end in zip(columns["episode_index"], *where, strict=True):
-                if not (_is_number(episode) and _is_number(chunk) and _is_number(file) and isinstance(end, float)):
+                if not (_is_number(episode) and _is_number(chunk) and _is_number(file) and isinstance(end, float) and 0 <= end < 1e9):
                     raise _bad_episodes("An episode does not say in which video it is")
                 at = {"chunk_index": chunk, "file_index": file, "episode_index": episode, "episode_chunk": episode // info.chunks_size}
                 place = (key, folder / info.video_file(key, **at))

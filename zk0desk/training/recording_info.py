@@ -33,6 +33,8 @@ _DEFAULTS = {
         "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4",
     ),
 }
+_DTYPE = re.compile(r"video|image|bool|(large_)?string|(large_)?binary|language|double|float|u?int(8|16|32|64)|float(16|32|64)")
+_ABOUT_VIDEO = ("video_info", "info")
 _FIELDS = {"chunk_index", "file_index", "episode_chunk", "episode_index", "video_key"}
 
 
@@ -212,6 +214,9 @@ def parse_info(raw: bytes) -> Info:
         _wrong("fps", fps, "a number of frames per second above 0")
     data_path, video_path = _DEFAULTS.get(major, _DEFAULTS[3])
     robot = value.get("robot_type")
+    features = _features(value.get("features"))
+    if value.get("video_path", "") is None and any(feature.dtype == "video" for feature in features.values()):
+        _wrong("video_path", None, "a path in the recording's folder, since there are videos")
     return Info(
         version=f"v{major}.{minor}",
         major=major,
@@ -221,9 +226,9 @@ def parse_info(raw: bytes) -> Info:
         frames=_count(value, "total_frames"),
         tasks=_count(value, "total_tasks"),
         chunks_size=max(1, _count(value, "chunks_size") or 1000),
-        features=_features(value.get("features")),
-        data_path=_template("data_path", value.get("data_path") or data_path),
-        video_path=_template("video_path", value.get("video_path") or video_path),
+        features=features,
+        data_path=_template("data_path", value.get("data_path"), data_path),
+        video_path=_template("video_path", value.get("video_path"), video_path),
         robot=shown(robot, 64) if isinstance(robot, str) else "",
     )
 
@@ -245,8 +250,10 @@ def _count(value: dict[str, Any], key: str) -> int:
     return number
 
 
-def _template(key: str, value: object) -> str:
-    """A path template that only fills in numbers and the camera's key, and stays in the recording's folder."""
+def _template(key: str, value: object, usual: str) -> str:
+    """A path template that only fills in numbers and the camera's key, and stays in the recording's folder, or `usual`."""
+    if value is None:
+        return usual
     if not isinstance(value, str) or len(value) > 512:
         _wrong(key, value, "a path in the recording's folder")
     try:
@@ -287,11 +294,14 @@ def _feature(key: str, entry: object) -> Feature:
     if not isinstance(entry, dict):
         _wrong(where, entry, "a table with dtype and shape")
     dtype, shape = entry.get("dtype"), entry.get("shape")
-    if not isinstance(dtype, str) or not dtype or len(dtype) > 64:
-        _wrong(f"{where}.dtype", dtype, "a type's name")
+    if not isinstance(dtype, str) or not _DTYPE.fullmatch(dtype):
+        _wrong(f"{where}.dtype", dtype, "a type's name such as float32 or video")
+    for part in _ABOUT_VIDEO:
+        if not isinstance(entry.get(part), dict | None):
+            _wrong(f"{where}.{part}", entry[part], "a table of what is known of the video")
     if (
         not isinstance(shape, list)
-        or len(shape) > 8
+        or not 0 < len(shape) <= 8
         or not all(isinstance(n, int) and not isinstance(n, bool) and 0 < n <= MAX_DIM for n in shape)
         or math.prod(shape) > 2**31
     ):
@@ -299,12 +309,14 @@ def _feature(key: str, entry: object) -> Feature:
     said = dict(_video_words(entry))
     depth = said.get("video.is_depth_map", said.get("is_depth_map", False)) is True
     codec = said.get("video.codec", "")
+    if dtype not in {"video", "image"} and len(shape) > 5:
+        _wrong(f"{where}.shape", shape, "a list of at most five sizes")
     names = _names(entry.get("names"), math.prod(shape) if dtype not in {"video", "image"} else len(shape))
     return Feature(key, shown(dtype, 64), tuple(shape), names, "images" if dtype == "image" else shown(codec, 32), depth)
 
 
 def _video_words(entry: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    for part in ("video_info", "info"):
+    for part in _ABOUT_VIDEO:
         if isinstance(entry.get(part), dict):
             yield from entry[part].items()
 
