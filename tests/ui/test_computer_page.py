@@ -12,7 +12,7 @@ from PySide6.QtWidgets import QPushButton
 
 from tests.ui.page_parts import settle, words
 from zk0desk import settings as files
-from zk0desk.settings import Policy, Settings
+from zk0desk.settings import Policy, Settings, Training
 from zk0desk.training import hardware
 from zk0desk.training.hardware import Computer, Gpu
 from zk0desk.training.policy_files import read_policy
@@ -84,6 +84,17 @@ def test_a_missing_engine_is_explained_and_the_page_lives(model: AppModel, qtbot
     for finding in page.verdict.findings:
         assert finding.what in words(page) and finding.remedy in words(page)
     assert page.badge.text() != "Ready" and "torch not installed" in dict(page.rows())["Versions"]
+
+
+def test_the_device_of_the_settings_is_judged_and_another_one_anew(model: AppModel, demo_policy: Path, qtbot, monkeypatch) -> None:
+    described(monkeypatch, WORKSTATION)
+    model.update_settings(Settings(policy=Policy(folder=demo_policy), training=Training(device="cpu")))
+    page = open_page(model, qtbot)
+    assert "on the processor" in page.header.answer.text()
+    model.update_settings(model.settings.model_copy(update={"training": Training(device="cuda")}))
+    looked(page, qtbot)
+    assert "on NVIDIA RTX 4070" in page.header.answer.text()
+    assert model.hardware is not None and model.hardware.asked.device == "cuda"
 
 
 def test_the_line_under_the_title_does_not_repeat_the_findings(model: AppModel, demo_policy: Path, qtbot, monkeypatch) -> None:

@@ -12,7 +12,7 @@ from zk0desk.errors import OperatorError
 from zk0desk.federation.consent import consent_digest
 from zk0desk.settings import ChosenRecording, Federation, Policy, Recordings, Settings
 from zk0desk.training.hardware import Computer, Gpu, verdict
-from zk0desk.ui.hardware_look import HardwareLook
+from zk0desk.ui.hardware_look import Asked, HardwareLook
 from zk0desk.ui.pages.steps import Stepper, steps_of
 from zk0desk.ui.widgets import IconLabel, Text
 
@@ -25,7 +25,7 @@ COMPUTER = Computer(
 
 
 def look(folder: Path, computer: Computer = COMPUTER, trouble: OperatorError | None = None) -> HardwareLook:
-    return HardwareLook(folder, computer, verdict(computer), None, trouble)
+    return HardwareLook(Asked(folder), computer, verdict(computer), None, trouble)
 
 
 @pytest.fixture
@@ -67,7 +67,8 @@ def test_a_computer_with_limits_warns_and_blocks_nothing(settings: Settings) -> 
 
 
 def test_what_was_seen_with_another_policy_does_not_count(settings: Settings, tmp_path: Path) -> None:
-    for seen in (None, look(tmp_path / "another")):
+    on_cpu = replace(look(folder(settings)), asked=Asked(settings.policy.folder, "cpu"))
+    for seen in (None, look(tmp_path / "another"), on_cpu):
         step = steps_of(settings, seen)[1]
         assert not step.done and step.blocked == "This computer is being looked at."
 

@@ -12,6 +12,7 @@ from PySide6.QtWidgets import QFileDialog, QHBoxLayout, QVBoxLayout, QWidget
 from zk0desk.errors import OperatorError
 from zk0desk.ui import theme
 from zk0desk.ui.background import in_background
+from zk0desk.ui.hardware_look import Asked, HardwareLook, look_at_hardware
 from zk0desk.ui.model import AppModel
 from zk0desk.ui.widgets import (
     Badge,
@@ -29,7 +30,6 @@ from zk0desk.ui.widgets import (
 if TYPE_CHECKING:
     from zk0desk.training.hardware import Computer, Verdict
     from zk0desk.training.policy_files import PolicyFiles
-    from zk0desk.ui.hardware_look import HardwareLook
 
 ANSWERS = {"ok": ("ok", "Ready"), "limits": ("warning", "With limits"), "no": ("error", "Not here")}
 
@@ -46,7 +46,7 @@ class ComputerPage(QWidget):
         self.verdict: Verdict | None = None
         self.files: PolicyFiles | None = None
         self._looked = False
-        self._policy: Path | None = None
+        self._asked = Asked(None)
         content = QWidget()
         column = QVBoxLayout(content)
         column.setContentsMargins(22, theme.SPACE_4, 20, theme.SPACE_4)
@@ -99,37 +99,31 @@ class ComputerPage(QWidget):
 
     # --- looking
 
-    def _policy_folder(self) -> Path | None:
+    def _question(self) -> Asked:
         try:
-            return self.model.settings.policy.folder
+            return Asked.of(self.model.settings)
         except OperatorError as error:
             self.header.set_answer(str(error))
-            return None
+            return Asked(None)
 
     def _settings_changed(self) -> None:
-        if self._looked and self._policy_folder() != self._policy:
+        if self._looked and self._question() != self._asked:
             self.look()
 
     def look(self) -> None:
         """Look at the computer and the policy in the background."""
         self.header.set_answer("Looking at this computer…")
         self.again.setEnabled(False)
-        self._policy = folder = self._policy_folder()
-
-        def seen() -> HardwareLook:
-            from zk0desk.ui.hardware_look import look_at_hardware
-
-            return look_at_hardware(folder)
-
-        in_background(self, seen, self._show, self._failed)
+        self._asked = asked = self._question()
+        in_background(self, lambda: look_at_hardware(asked), self._show, self._failed)
 
     def _failed(self, error: OperatorError) -> None:
         self.again.setEnabled(True)
         self.header.set_answer(str(error))
 
     def _show(self, look: HardwareLook) -> None:
-        if look.folder != self._policy:
-            return  # another policy was chosen meanwhile, and is being looked at
+        if look.asked != self._asked:
+            return  # something else was chosen meanwhile, and is being looked at
         computer, answer, files = look.computer, look.verdict, look.files
         self.computer, self.verdict, self.files = computer, answer, files
         self.again.setEnabled(True)
@@ -216,7 +210,7 @@ def _headline(look: HardwareLook) -> str:
     said = look.headline
     if look.verdict.answer == "no":
         said += " What stands in the way is below."
-    if look.folder is None:
+    if look.asked.folder is None:
         said = f"{said.replace('The policy', 'SmolVLA at full size', 1)} Choose the base policy's folder."
     return said
 

@@ -13,6 +13,7 @@ from zk0desk.errors import OperatorError
 from zk0desk.federation.node_state import RUNNING, SENTENCES, NodeState
 from zk0desk.ui import theme
 from zk0desk.ui.background import in_background
+from zk0desk.ui.hardware_look import Asked, HardwareLook, look_at_hardware
 from zk0desk.ui.model import AppModel
 from zk0desk.ui.pages.consent_lists import ConsentLists
 from zk0desk.ui.pages.example_message import ExampleDialog
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from zk0desk.federation.invitation import Invitation
     from zk0desk.federation.probe import ProbeResult
     from zk0desk.settings import Settings
-    from zk0desk.ui.hardware_look import HardwareLook
 
 
 ADMITTED = frozenset({NodeState.WAITING_FOR_ROUND, NodeState.DOWNLOADING, NodeState.TRAINING, NodeState.UPLOADING, NodeState.PAUSED})
@@ -54,7 +54,7 @@ class FederationPage(QWidget):
         self.setAcceptDrops(True)
         self._key_known = ""
         self._key_line = ""
-        self._looking: Path | None = None
+        self._looking: Asked | None = None
         self._admitted = False
         content = QWidget()
         column = QVBoxLayout(content)
@@ -284,13 +284,12 @@ class FederationPage(QWidget):
 
     def _look(self, settings: Settings) -> None:
         """Look at this computer in the background, unless it was looked at with this policy already."""
-        folder, known = settings.policy.folder, self.model.hardware
-        if not self.isVisible() or folder is None or (known is not None and known.folder == folder) or self._looking == folder:
+        asked, known = Asked.of(settings), self.model.hardware
+        if not self.isVisible() or asked.folder is None or asked in (self._looking, known.asked if known is not None else None):
             return
-        from zk0desk.ui.hardware_look import look_at_hardware
 
         def seen(look: HardwareLook) -> None:
-            if self._looking == look.folder:
+            if self._looking == look.asked:
                 self._looking = None
             self.model.hardware = look
             self.model.hardwareSeen.emit()
@@ -300,8 +299,8 @@ class FederationPage(QWidget):
             self.banner.set("error", error.what, f"{error.why} {error.remedy}".strip())
             self.banner.show()
 
-        self._looking = folder
-        in_background(self, lambda: look_at_hardware(folder), seen, failed)
+        self._looking = asked
+        in_background(self, lambda: look_at_hardware(asked), seen, failed)
 
     def _enable(self, settings: Settings, joined: bool) -> None:
         before = steps_of(settings, self.model.hardware)[:3]

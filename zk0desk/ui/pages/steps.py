@@ -9,6 +9,7 @@ from PySide6.QtWidgets import QHBoxLayout, QWidget
 
 from zk0desk.errors import OperatorError
 from zk0desk.ui import theme
+from zk0desk.ui.hardware_look import Asked
 from zk0desk.ui.widgets import IconLabel, Text
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def _computer_step(settings: Settings, look: HardwareLook | None) -> Step:
     name, page_id, folder = "This computer", "computer", settings.policy.folder
     if folder is None or not (folder / "config.json").is_file():
         return Step(name, page_id, False, "Choose the base policy's folder.")
-    if look is None or look.folder != folder:
+    if look is None or look.asked != Asked.of(settings):
         return Step(name, page_id, False, "This computer is being looked at.")
     if look.trouble is not None:
         return Step(name, page_id, False, str(look.trouble), fails=True)
