@@ -372,3 +372,13 @@ def test_real_recordings_get_the_right_answer(name: str, status: str, expected: 
     result = deep_check(SHARED / name)
     assert result.status == status
     assert {finding.code for finding in result.findings if finding.severity is not Severity.NOTE} == expected
+
+
+@pytest.mark.timeout(240)
+def test_recordings_that_are_damaged_at_random_get_an_answer_that_holds(tmp_path: Path) -> None:
+    """A share of what `tests/training/mutations.py` does."""
+    from tests.training.mutations import judge, mutants
+
+    base = make_recording(tmp_path / "base")
+    said = {judge(folder, train=True).status for _number, folder, _done in mutants(base, 60, 0)}
+    assert said == {"ok", "repairable", "unusable"}

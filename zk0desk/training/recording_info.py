@@ -225,7 +225,7 @@ def parse_info(raw: bytes) -> Info:
         episodes=_count(value, "total_episodes"),
         frames=_count(value, "total_frames"),
         tasks=_count(value, "total_tasks"),
-        chunks_size=max(1, _count(value, "chunks_size") or 1000),
+        chunks_size=_sizes(value),
         features=features,
         data_path=_template("data_path", value.get("data_path"), data_path),
         video_path=_template("video_path", value.get("video_path"), video_path),
@@ -248,6 +248,14 @@ def _count(value: dict[str, Any], key: str) -> int:
     if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= MAX_COUNT:
         _wrong(key, number, "a whole number of a possible size")
     return number
+
+
+def _sizes(value: dict[str, Any]) -> int:
+    """The episodes of a chunk. LeRobot refuses this size and those of files unless they are above 0."""
+    for key in ("chunks_size", "data_files_size_in_mb", "video_files_size_in_mb"):
+        if key in value and (_count(value, key) < 1):
+            _wrong(key, value[key], "a whole number above 0")
+    return _count(value, "chunks_size") or 1000
 
 
 def _template(key: str, value: object, usual: str) -> str:
