@@ -206,7 +206,9 @@ class StepPlot(Plot):
         if not hasattr(self, "_raw"):
             return
         self._raw.setPen(pg.mkPen(theme.color("series-1", 0.35), width=1))
-        self._smooth.setPen(pg.mkPen(theme.color("series-1"), width=2))
+        pen = pg.mkPen(theme.color("series-1"), width=2)
+        pen.setCapStyle(Qt.PenCapStyle.FlatCap)  # the curve is drawn in segments; square ends would show as dots
+        self._smooth.setPen(pen)
         self._line.setPen(pg.mkPen(theme.color("control"), style=Qt.PenStyle.DashLine))
         self._marks.update()
 
