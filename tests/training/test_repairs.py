@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.training.recording_parts import CAMERAS, FPS, LENGTHS, make_recording, write_video
+from zk0desk.cli import main
 from zk0desk.control import NodeControl, Stopped
 from zk0desk.training import repair_times, repairs
 from zk0desk.training.recordings import PolicyNeeds, deep_check, quick_check
@@ -429,6 +430,46 @@ def test_folders_that_killed_repairs_left_are_cleaned(tmp_path: Path) -> None:
         if owner is not None:
             (tmp_path / name / "owner.json").write_text(owner)
     assert len(clean_partials(tmp_path)) == 3 and not list(tmp_path.iterdir())
+
+
+# --- the command line
+
+
+def test_the_command_tells_its_plan_and_makes_the_copy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = make_recording(tmp_path / "old", data=wall_clock)
+    assert main(["recordings", "repair", str(source), str(tmp_path / "new"), "--leave-out", "1", "--reencode"]) == 0
+    told = capsys.readouterr()
+    for words in ("1 of 2 episodes are left out: 1", "retime", "reencode", "of disk and about", "new can be trained on"):
+        assert words in told.out
+    assert "statistics\n" in told.err
+    assert quick_check(tmp_path / "new").status == "ok"
+
+
+def test_the_command_answers_in_json_and_with_its_exit_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = make_recording(tmp_path / "old", data=wall_clock)
+    assert main(["recordings", "repair", str(source), str(tmp_path / "new"), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert [step["code"] for step in said["plan"]["steps"]] == ["retime", "statistics"] and said["check"]["status"] == "ok"
+    for arguments, code in (
+        (["repair", str(source), str(tmp_path / "new")], "target-exists"),
+        (["repair", str(tmp_path / "new"), str(tmp_path / "third")], "nothing-to-repair"),
+        (["convert", str(source), str(tmp_path / "third")], "nothing-to-convert"),
+        (["repair", str(tmp_path / "nothing"), str(tmp_path / "third")], "folder-missing"),
+    ):
+        assert main(["recordings", *arguments, "--json"]) == 4
+        assert json.loads(capsys.readouterr().out)["error"]["code"] == code
+    assert main(["recordings", "repair", str(source), str(tmp_path / "third"), "--leave-out", "two"]) == 2
+
+
+def test_a_command_that_is_interrupted_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = make_recording(tmp_path / "old", data=wall_clock)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(repairs, "write_statistics", interrupted)
+    assert main(["recordings", "repair", str(source), str(tmp_path / "new")]) == 130
+    assert {path.name for path in tmp_path.iterdir()} == {"old"}
 
 
 # --- real recordings

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -12,6 +13,7 @@ from zk0desk.errors import ExitStatus
 
 if TYPE_CHECKING:
     from zk0desk.training.recordings import CheckResult, PolicyNeeds
+    from zk0desk.training.repairs import RepairPlan, RepairProgress
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -78,8 +80,6 @@ def check(
 
 def _deep(path: Path, needs: PolicyNeeds, again: bool) -> CheckResult:
     """The deep check, with its progress on a terminal."""
-    import sys
-
     from zk0desk.training.recordings import Progress, deep_check
 
     shown = -1
@@ -109,3 +109,89 @@ def _print(result: CheckResult) -> None:
         print(f"  state {recording.state_dim}, action {recording.action_dim}; {'; '.join(recording.tasks[:3]) or 'no task'}")
     for finding in result.findings:
         print(f"  {SIGNS[finding.severity]}  {finding.what} {finding.why} {finding.remedy}".rstrip())
+
+
+Source = Annotated[Path, typer.Argument(help="The recording's folder. It is only read.")]
+New = Annotated[Path, typer.Argument(help="Folder for the copy; it must be new or empty.")]
+Keep = Annotated[bool, typer.Option("--keep", help="Keep a copy that cannot be trained on either, to look at it.")]
+
+
+@app.command()
+def convert(path: Source, new: New, keep: Keep = False, as_json: AsJson = False) -> int:
+    """Make a copy in LeRobot's format v3.0 of a recording in v2.0 or v2.1, with whatever else is to be repaired.
+
+    Exit status: 0 done, 4 it cannot be, 130 interrupted; then nothing is left of the copy.
+
+    \b
+    Example: zk0desk recordings convert ~/recordings/cubes ~/recordings/cubes-v30
+    """
+    return _repair(path, new, keep=keep, as_json=as_json, convert=True)
+
+
+@app.command()
+def repair(
+    path: Source,
+    new: New,
+    reencode: Annotated[bool, typer.Option("--reencode", help="Encode the videos anew, as H.264.")] = False,
+    leave_out: Annotated[str, typer.Option(help="Episodes to leave out: 3,7.", show_default=False)] = "",
+    keep: Keep = False,
+    as_json: AsJson = False,
+) -> int:
+    """Make a copy of a recording that can be trained on. What is done is printed first.
+
+    Exit status: 0 done, 4 it cannot be, 130 interrupted; then nothing is left of the copy.
+
+    \b
+    Example: zk0desk recordings repair ~/recordings/cubes ~/recordings/cubes-repaired --leave-out 3,7
+    """
+    try:
+        numbers = [int(number) for number in leave_out.split(",") if number.strip()]
+    except ValueError as error:
+        raise typer.BadParameter("name episodes by their numbers: 3,7", param_hint="--leave-out") from error
+    return _repair(path, new, keep=keep, as_json=as_json, leave_out=numbers, reencode=reencode)
+
+
+def _repair(path: Path, new: Path, *, keep: bool, as_json: bool, convert: bool = False, **options: Any) -> int:
+    """Check, plan, print the plan, repair."""
+    from zk0desk.training import repairs
+    from zk0desk.training.recordings import PolicyNeeds
+
+    needs = PolicyNeeds()
+    plan = repairs.plan_repair(path, _deep(path, needs, again=False), needs, **options)
+    _print_plan(plan, new, sys.stderr if as_json else sys.stdout)
+    if convert and not plan.impossible and not plan.has(repairs.Step.CONVERT):
+        why, remedy = "LeRobot reads it as it is.", "To repair it otherwise: zk0desk recordings repair."
+        raise repairs.RepairError(f"{path.name} needs no conversion.", why, remedy, code="nothing-to-convert")
+    said = ("", -1)
+
+    def progress(step: RepairProgress) -> None:
+        nonlocal said
+        now = (step.step, int(100 * step.done))
+        if now != said and sys.stderr.isatty():
+            print(f"\r{step.step:<12}{now[1]:3d} %", end="", file=sys.stderr, flush=True)
+        elif now[0] != said[0]:
+            print(step.step, file=sys.stderr, flush=True)
+        said = now
+
+    try:
+        result = repairs.repair(path, new, plan, progress=progress, keep=keep)
+    finally:
+        if sys.stderr.isatty():
+            print(f"\r{'':<18}\r", end="", file=sys.stderr, flush=True)
+    if as_json:
+        print(json.dumps(result.to_json(), indent=2))
+    else:
+        print(f"Done in {result.seconds:.0f} s: {result.path}, {result.bytes / 1e6:.1f} MB.")
+        _print(result.check)
+    return int(ExitStatus.OK)
+
+
+def _print_plan(plan: RepairPlan, new: Path, to: TextIO) -> None:
+    for finding in plan.impossible:
+        print(f"Not possible: {finding.what} {finding.why} {finding.remedy}".rstrip(), file=to)
+    if not plan.possible:
+        return
+    print(f"{plan.path} stays as it is. The copy {new}:", file=to)
+    for step in plan.steps:
+        print(f"  {step.code:<10}  {step.what} {step.note}".rstrip(), file=to)
+    print(f"  It needs {plan.bytes_needed / 1e6:,.0f} MB of disk and about {max(1.0, plan.seconds):.0f} s.", file=to, flush=True)

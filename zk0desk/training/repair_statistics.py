@@ -118,9 +118,8 @@ def _of_pictures(folder: Path, info: Info, camera: Feature, episodes: Sequence[E
 
 def _of_sample(pictures: Sequence[np.ndarray]) -> Stats:
     """The statistics of pictures (height, width, 3), uint8, per colour."""
-    levels: np.ndarray = np.sum(
-        [[np.bincount(p[..., c].ravel(), minlength=256) for c in range(3)] for p in pictures], axis=0, dtype=np.float64
-    )
+    counts = [[np.bincount(picture[..., colour].ravel(), minlength=256) for colour in range(3)] for picture in pictures]
+    levels = np.asarray(np.sum(counts, axis=0), np.float64)
     total, value = levels.sum(axis=1), np.arange(256) / 255
     mean = levels @ value / total
     seen = levels > 0
