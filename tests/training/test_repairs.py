@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from tests.training import recording_parts
 from tests.training.recording_parts import CAMERAS, FPS, LENGTHS, make_recording, write_video
 from zk0desk.cli import main
 from zk0desk.control import NodeControl, Stopped
@@ -226,6 +227,22 @@ def test_a_recording_whose_timestamps_are_unsafe_is_refused_with_the_figure(tmp_
     assert not (tmp_path / "new").exists()
 
 
+def test_timestamps_of_a_recording_of_v2_are_re_laid_after_its_conversion(tmp_path: Path) -> None:
+    source = make_v2(tmp_path / "old", change=wall_clock)
+    assert steps(source) == ["convert", "retime", "statistics"]
+    result = mend(source, tmp_path / "new")
+    assert np.allclose(column(result.path, "timestamp"), column(result.path, "frame_index") / FPS)
+    assert opened(result.path)[9]["observation.images.wrist"].mean() * 255 == pytest.approx(20 * 3, abs=4)
+
+
+def test_a_timestamp_that_is_no_number_is_re_laid(tmp_path: Path) -> None:
+    def gone(table: dict[str, Any]) -> None:
+        table["timestamp"][2] = np.nan
+
+    result = mend(make_recording(tmp_path / "old", data=gone), tmp_path / "new")
+    assert column(result.path, "timestamp")[2] == pytest.approx(0.2)
+
+
 # --- statistics
 
 
@@ -240,6 +257,15 @@ def test_statistics_are_computed_again(stats: str | None, tmp_path: Path) -> Non
     assert np.allclose(said["observation.state"]["std"], state.std(axis=0))
     assert np.allclose(said["observation.state"]["q50"], np.quantile(state, 0.5, axis=0))
     assert said["observation.state"]["count"] == [10]
+
+
+def test_statistics_of_other_data_are_computed_again(tmp_path: Path) -> None:
+    source = make_recording(tmp_path / "old")
+    said = {key: {"mean": [50.0] * 3, "std": [1.0] * 3} for key in ("observation.state", "action")}
+    (source / "meta/stats.json").write_text(json.dumps(said))
+    plan = plan_repair(source, deep_check(source, NEEDS), NEEDS)
+    assert [step.code for step in plan.steps] == ["statistics"]
+    assert deep_check(repair(source, tmp_path / "new", plan).path, NEEDS).status == "ok"
 
 
 def test_the_statistics_are_those_that_lerobot_computes(recordings: Path, tmp_path: Path) -> None:
@@ -318,6 +344,26 @@ def test_video_is_encoded_anew_with_every_frame_and_without_those_of_episodes_le
     dataset = opened(result.path)
     for frame in range(4):
         assert dataset[frame]["observation.images.top"].mean() * 255 == pytest.approx(20 * (6 + frame), abs=4)
+
+
+def test_a_video_that_runs_at_another_rate_than_its_frames_is_encoded_at_theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = make_recording(tmp_path / "old")
+    monkeypatch.setattr(recording_parts, "FPS", 8)
+    for key in KEYS:
+        write_video(source / f"videos/{key}/chunk-000/file-000.mp4")
+    result = mend(source, tmp_path / "new", reencode=True)
+    dataset = opened(result.path)
+    for frame in range(10):
+        assert dataset[frame]["observation.images.top"].mean() * 255 == pytest.approx(20 * frame, abs=4)
+
+
+def test_a_video_with_fewer_pictures_than_frames_is_not_encoded_anew(tmp_path: Path) -> None:
+    source = make_recording(tmp_path / "old")
+    plan = plan_repair(source, quick_check(source, NEEDS), NEEDS, reencode=True)
+    write_video(source / f"videos/{KEYS[0]}/chunk-000/file-000.mp4", frames=9)
+    with pytest.raises(RepairError, match="Episode 1 has 4 frames; 3 pictures"):
+        repair(source, tmp_path / "new", plan)
+    assert {path.name for path in tmp_path.iterdir()} == {"old"}
 
 
 # --- the copy and its place

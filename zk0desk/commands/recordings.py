@@ -187,8 +187,8 @@ def _repair(path: Path, new: Path, *, keep: bool, as_json: bool, convert: bool =
 
 
 def _print_plan(plan: RepairPlan, new: Path, to: TextIO) -> None:
-    for finding in plan.impossible:
-        print(f"Not possible: {finding.what} {finding.why} {finding.remedy}".rstrip(), file=to)
+    for finding in plan.impossible[1:]:  # the error tells the first
+        print(f"This stands in the way too: {finding.what} {finding.why} {finding.remedy}".rstrip(), file=to)
     if not plan.possible:
         return
     print(f"{plan.path} stays as it is. The copy {new}:", file=to)

@@ -26,8 +26,6 @@ COPY_BYTES_S, ROWS_S, ENGINE_S, PIXELS_S, SAMPLED_PIXELS_S, LOOK_S = 300e6, 400e
 and pixels decoded, a second; seconds that the check of the copy looks for a picture."""
 REENCODED = 2.0
 """Times the size that a video may take in H.264: AV1 is half as large."""
-SPARE = 64 * 2**20
-"""Bytes that stay free."""
 BY_EPISODE = {"state-not-finite", "action-not-finite", "frames-gap", "video-missing", "video-too-short", "video-unreadable"}
 """Findings that are mended by leaving the episodes out that they touch."""
 
@@ -129,7 +127,7 @@ class _Planner:
     def __init__(self, path: Path, check: CheckResult, needs: PolicyNeeds, leave_out: Sequence[int], reencode: bool) -> None:
         self.path, self.check, self.needs, self.asked, self.reencode = path, check, needs, leave_out, reencode
         self.codes = {finding.code for finding in check.findings}
-        self.impossible = [*_unmended(check)]
+        self.impossible = [finding for finding in _unmended(check) if not (reencode and finding.code == "video-frames-off")]
         self.steps: list[RepairStep] = []
 
     def plan(self) -> RepairPlan:
@@ -141,7 +139,9 @@ class _Planner:
         kept = tuple(episode.number for episode in episodes if episode.number not in left_out)
         frames = sum(episode.length for episode in episodes if episode.number not in left_out)
         if not kept:
-            self._cannot("nothing-left", "No episode would be left.", next(iter(left_out.values()), "The recording has none"))
+            self.impossible += [finding for finding in self.check.findings if finding.severity is Severity.BLOCKS]
+            if not self.impossible:
+                self._cannot("nothing-left", "No episode would be left.", "All are to be left out", "Leave in at least one.")
         old = info.major < 3
         if left_out:
             self._leave_out(left_out, len(episodes), old)
@@ -157,7 +157,7 @@ class _Planner:
         if not whole or changed or self._statistics_wrong():
             self._statistics(info, frames, whole)
         size = size_on_disk(self.path)
-        need = size + SPARE + (0 if not self.reencode else int(size * (REENCODED - 1)) + self._largest_video(info, episodes))
+        need = size + (0 if not self.reencode else int(size * (REENCODED - 1)) + self._largest_video(info, episodes))
         looked_at = 3 * len(kept) * len(video_keys(info)) * LOOK_S
         seconds = sum(step.seconds for step in self.steps) + size / COPY_BYTES_S + looked_at
         return RepairPlan(self.path, self.needs, tuple(self.steps), left_out, kept, need, seconds, tuple(self.impossible))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from zk0desk.training.episode_table import Episode
 from zk0desk.training.recording_check import TOLERANCE_S
 from zk0desk.training.recording_files import parquet_files
 from zk0desk.training.recording_info import FETCH_AGAIN, Info
@@ -119,24 +120,33 @@ def lay_videos(folder: Path, info: Info, tell: Tell) -> None:
     for number, (camera, path, rows) in enumerate(jobs):
         tell(number / len(jobs))
         times = picture_times(path)
-        lengths = np.array([row.length for row in rows])
-        whole = len(times) == lengths.sum()
-        begins = np.cumsum(lengths) - lengths
-        for row, begin in zip(rows, begins, strict=True):
-            span = row.videos[camera]
-            first = int(begin) if whole else int(np.argmin(np.abs(times - span.start))) if len(times) else 0
-            seen = times[first : first + row.length]
-            name = "/".join(path.parts[-3:])
-            if len(seen) < row.length:
-                raise _unfit(name, f"Episode {row.number} has {row.length:,} frames; {len(seen):,} pictures are there for them.")
-            if not whole and abs(seen[0] - span.start) * info.fps > 0.25:
-                why = f"It has {len(times):,} pictures for {lengths.sum():,} frames, and none where episode {row.number} begins."
-                raise _unfit(name, why)
-            off = np.abs(seen - seen[0] - np.arange(row.length) / info.fps)
-            if off.max() > TOLERANCE_S:
-                raise _unfit(name, f"Its pictures in episode {row.number} are up to {1000 * off.max():.1f} ms off {info.fps:g} a second.")
-            found[camera, row.number] = float(seen[0]), float(seen[0]) + row.length / info.fps
+        for row, first in zip(rows, first_pictures(path, times, camera, rows, info.fps, on_grid=True), strict=True):
+            found[camera, row.number] = float(times[first]), float(times[first]) + row.length / info.fps
     write_spans(folder, found)
+
+
+def first_pictures(path: Path, times: np.ndarray, camera: str, rows: Sequence[Episode], fps: float, *, on_grid: bool) -> list[int]:
+    """Which of a video's pictures, shown at `times`, is the first of each episode in it; as many follow as it has frames.
+
+    Where pictures and frames are equally many, they follow one another, whatever times the video says, unless they have to lie
+    `on_grid`. Else the table and the times say it. `RecordingError` where they do not fit, with the figure.
+    """
+    lengths = np.array([row.length for row in rows])
+    whole, name, firsts = len(times) == lengths.sum(), "/".join(path.parts[-3:]), []
+    for row, begin in zip(rows, np.cumsum(lengths) - lengths, strict=True):
+        start = row.videos[camera].start
+        first = int(begin) if whole else int(np.argmin(np.abs(times - start))) if len(times) else 0
+        seen = times[first : first + row.length]
+        if len(seen) < row.length:
+            raise _unfit(name, f"Episode {row.number} has {row.length:,} frames; {len(seen):,} pictures are there for them.")
+        if not whole and abs(seen[0] - start) * fps > 0.25:
+            why = f"It has {len(times):,} pictures for {lengths.sum():,} frames, and none where episode {row.number} begins."
+            raise _unfit(name, why)
+        off = np.abs(seen - seen[0] - np.arange(row.length) / fps)
+        if (on_grid or not whole) and off.max() > TOLERANCE_S:
+            raise _unfit(name, f"Its pictures in episode {row.number} are up to {1000 * off.max():.1f} ms off {fps:g} a second.")
+        firsts.append(first)
+    return firsts
 
 
 def write_spans(folder: Path, found: dict[tuple[str, int], tuple[float, float]]) -> None:

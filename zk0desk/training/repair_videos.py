@@ -14,7 +14,7 @@ from zk0desk.training.episode_table import Episode
 from zk0desk.training.recording_info import FETCH_AGAIN, Info, read_json, shown
 from zk0desk.training.recording_types import RecordingError
 from zk0desk.training.repair_tables import Tell, by_video, episodes_of
-from zk0desk.training.repair_times import picture_times, write_spans
+from zk0desk.training.repair_times import first_pictures, picture_times, write_spans
 
 OPTIONS = {"crf": "20", "preset": "veryfast", "g": "8", "bf": "0"}
 """A key picture every 8: training jumps to any frame and decodes from the one before."""
@@ -52,14 +52,11 @@ def _file(path: Path, camera: str, rows: list[Episode], fps: float, tell: Tell) 
     lengths = np.array([row.length for row in rows])
     begins = np.cumsum(lengths) - lengths
     times = picture_times(path)
-    # Where the pictures are as many as the frames they are the frames, whatever the file says of their times.
-    firsts = begins if len(times) == lengths.sum() else np.array([np.argmin(np.abs(times - row.videos[camera].start)) for row in rows])
+    firsts = first_pictures(path, times, camera, rows, fps, on_grid=False)
     wanted = np.zeros(len(times), bool)
     for first, length in zip(firsts, lengths, strict=True):
         wanted[first : first + length] = True
     partial, name = path.with_name(f"{path.stem}.new.mp4"), "/".join(path.parts[-3:])
-    if wanted.sum() != lengths.sum():
-        raise _short(name, int(wanted.sum()), int(lengths.sum()))
     written = 0
     try:
         with av.open(os.fspath(path)) as old, av.open(os.fspath(partial), "w", options={"movflags": "faststart"}) as new:

@@ -38,6 +38,8 @@ __all__ = ["RepairError", "RepairPlan", "RepairProgress", "RepairResult", "Repai
 OWNER = "owner.json"
 """Names the process that a partial copy belongs to."""
 PIECE = 8 * 2**20
+SPARE = 64 * 2**20
+"""Bytes that stay free on the target's disk."""
 _ours: set[Path] = set()
 """Partial copies that this process works on."""
 
@@ -156,7 +158,7 @@ def _refuse(path: Path, new: Path, plan: RepairPlan) -> None:
     if not new.parent.is_dir():
         raise RepairError(f"There is no folder {new.parent}.", "The copy is made in it.", "Make it first.", code="target-missing")
     free = shutil.disk_usage(new.parent).free
-    if free < plan.bytes_needed:
+    if free < plan.bytes_needed + SPARE:
         why = f"{plan.bytes_needed / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free."
         raise RepairError(f"The disk of {new.parent} is too full.", why, "Free some space, or choose another disk.", code="disk-full")
 
