@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.training.recording_parts import LENGTHS, Info, Table, make_recording, write_video
-from zk0desk.training import recording_check, recordings
+from zk0desk.training import recording_rows, recordings
 from zk0desk.training.recordings import CheckResult, RecordingError, find_recordings, map_cameras, quick_check, read_recording
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "recordings"
@@ -158,7 +158,7 @@ def test_a_video_that_was_cut_in_the_middle_is_told(share: float, tmp_path: Path
 
 def test_what_is_too_large_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_recording(tmp_path / "cubes")
-    monkeypatch.setattr(recording_check, "MAX_ROWS", 9)
+    monkeypatch.setattr(recording_rows, "MAX_ROWS", 9)
     assert codes(quick_check(folder)) == ["too-large"]
     (folder / "meta/info.json").write_bytes(b" " * (4 * 2**20 + 1))
     assert codes(quick_check(folder)) == ["info-empty"]

@@ -66,7 +66,7 @@ def deep_check(
         found = _look(path, read_info(path), needs, control, progress)
         whole = True
     except RecordingError as error:
-        found, whole = [error.finding()], True
+        found, whole = [error.finding()], error.code != "unreadable"
     except OSError as error:
         remedy = "Connect the disk again, check the permissions, and look again."
         found = [Finding("unreadable", Severity.BLOCKS, "The recording can no longer be read.", f"{shown(error)}.", remedy)]

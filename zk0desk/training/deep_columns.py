@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zk0desk.training.episode_table import Episode
-from zk0desk.training.recording_check import ACTION, NUMBERS, STATE, TOLERANCE_S, as_array
 from zk0desk.training.recording_info import FETCH_AGAIN, Feature, Info, shown
+from zk0desk.training.recording_rows import ACTION, NUMBERS, STATE, TOLERANCE_S, as_array
 from zk0desk.training.recording_types import Finding, PolicyNeeds, RecordingError, Severity
 
 if TYPE_CHECKING:

@@ -6,10 +6,7 @@ writes, never asks the Hub, and answers with findings, whatever it is given.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from zk0desk.training.camera_mapping import camera_findings
 from zk0desk.training.recording_files import (
@@ -17,24 +14,18 @@ from zk0desk.training.recording_files import (
     Episodes,
     parquet_files,
     pointer_error,
-    read_columns,
     read_episodes,
     read_tasks,
     size_on_disk,
 )
 from zk0desk.training.recording_info import FETCH_AGAIN, Info, is_pointer, read_info, read_json, shown
+from zk0desk.training.recording_rows import ACTION, NUMBERS, STATE, TOLERANCE_S, read_rows
 from zk0desk.training.recording_schema import SCHEMAS, description_findings, schema_findings
 from zk0desk.training.recording_types import Camera, CheckResult, Finding, PolicyNeeds, Recording, RecordingError, Severity, result_of
 from zk0desk.training.thumbnails import first_frame, frame_count
 
-if TYPE_CHECKING:
-    import numpy as np
+__all__ = ["ACTION", "NUMBERS", "STATE", "TOLERANCE_S", "describe", "quick_check"]
 
-STATE, ACTION = "observation.state", "action"
-NUMBERS = (STATE, ACTION, "timestamp", "frame_index", "episode_index", "index", "task_index")
-TOLERANCE_S = 1e-4
-"""LeRobot's own: how far a timestamp may lie from the frame that is fetched for it."""
-MAX_ROWS = 20_000_000
 HEADERS = 32
 """How many videos of a camera are opened; the rest is only looked for."""
 
@@ -211,25 +202,15 @@ def _short(path: Path, frames: int, needed: int) -> Finding:
     )
 
 
-@dataclass
-class _Columns:
-    """All rows of the number columns. Vectors have shape (rows, dimensions), the others (rows,)."""
-
-    rows: int
-    values: dict[str, np.ndarray]
-
-
 def _data(folder: Path, info: Info, recording: Recording, episodes: Episodes | None) -> list[Finding]:
     files = parquet_files(folder / "data")
     if not files:
         return [Finding("data-missing", Severity.BLOCKS, "The recording has no data files.", "`data` holds no parquet file.", FETCH_AGAIN)]
-    columns = _read(files, info)
-    if not columns.rows:
+    rows = read_rows(files, info, len(recording.tasks) if len(recording.tasks) < MAX_TASKS else None)
+    if not rows.count:
         why = "The recording ended before an episode was saved."
         return [Finding("recording-empty", Severity.BLOCKS, "The recording holds no frames.", why, "Record again.")]
-    findings = _counts(info, columns, episodes)
-    findings += _values(columns)
-    findings += _times(info, columns)
+    findings = rows.counts(episodes) + rows.values() + rows.times()
     if not recording.tasks:
         findings.append(
             Finding(
@@ -241,7 +222,7 @@ def _data(folder: Path, info: Info, recording: Recording, episodes: Episodes | N
             )
         )
     else:
-        findings += _task_numbers(recording, columns)
+        findings += rows.tasks()
         findings += _task_words(info, recording)
     return findings
 
@@ -256,24 +237,6 @@ def _task_words(info: Info, recording: Recording) -> list[Finding]:
         what, why = "A task has no words.", "The policy is told in words what to do; it cannot tell this task from another."
         findings.append(Finding("task-empty", Severity.NOTE, what, why, "Name the task in a copy, if you have others."))
     return findings
-
-
-def _task_numbers(recording: Recording, columns: _Columns) -> list[Finding]:
-    numbers = columns.values.get("task_index")
-    if numbers is None or not len(numbers) or len(recording.tasks) == MAX_TASKS:
-        return []
-    bad = (numbers < 0) | (numbers >= len(recording.tasks))
-    if not bad.any():
-        return []
-    return [
-        Finding(
-            "task-unknown",
-            Severity.BLOCKS,
-            f"{int(bad.sum()):,} frames belong to a task that is not listed.",
-            f"The recording lists {len(recording.tasks)}; the first such frame names number {int(numbers[bad][0])}, counted from 0.",
-            FETCH_AGAIN,
-        )
-    ]
 
 
 def _statistics(folder: Path, info: Info) -> list[Finding]:
@@ -306,180 +269,5 @@ def _statistics(folder: Path, info: Info) -> list[Finding]:
             "The recording's statistics are missing or cannot be used.",
             f"{why} State and action are normalised with them.",
             "Compute them again in a copy; the frames are whole.",
-        )
-    ]
-
-
-def _read(files: list[Path], info: Info) -> _Columns:
-    import numpy as np
-
-    parts: dict[str, list[np.ndarray]] = {}
-    rows = 0
-    for path in files:
-        table, names = read_columns(path, NUMBERS)
-        missing = [name for name in NUMBERS if name not in table.column_names and (name in info.features or name == "episode_index")]
-        if missing:
-            raise RecordingError(
-                f"{shown(path.name)} has no column {', '.join(missing)}.",
-                "The description declares it.",
-                FETCH_AGAIN,
-                code="column-missing",
-            )
-        columns_differ(path, names, info)
-        rows += table.num_rows
-        if rows > MAX_ROWS:
-            raise RecordingError(
-                "The recording has more frames than zk0desk reads.", f"It has over {MAX_ROWS:,}.", "Cut it.", code="too-large"
-            )
-        for name in table.column_names:
-            feature = info.features.get(name)
-            parts.setdefault(name, []).append(as_array(table.column(name), name, feature.dim if feature else 1))
-    return _Columns(rows, {name: np.concatenate(part) for name, part in parts.items()})
-
-
-def columns_differ(path: Path, names: Sequence[str], info: Info) -> None:
-    """LeRobot loads the data only when its columns are those that the description declares. `RecordingError` where they are not."""
-    declared = {key for key, feature in info.features.items() if feature.dtype != "video"}
-    unknown, absent = sorted(set(names) - declared), sorted(declared - set(names))
-    if not unknown and not absent:
-        return
-    parts = []
-    if unknown:
-        parts.append(f"it has {', '.join(map(shown, unknown[:5]))}, which the description does not declare")
-    if absent:
-        parts.append(f"it lacks {', '.join(map(shown, absent[:5]))}")
-    why = f"{shown('; '.join(parts).capitalize(), 300)}."
-    what = f"{shown(path.name)} has other columns than the description declares."
-    raise RecordingError(what, why, FETCH_AGAIN, code="columns-differ")
-
-
-def as_array(column: object, name: str, dim: int) -> np.ndarray:
-    """An Arrow column of `dim` numbers a row: (rows, dim) for state and action, else (rows,) or (rows * dim,). `RecordingError`."""
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    assert isinstance(column, pa.ChunkedArray)
-    flat = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
-    rows = len(flat)
-    while pa.types.is_list(flat.type) or pa.types.is_fixed_size_list(flat.type) or pa.types.is_large_list(flat.type):
-        flat = pc.list_flatten(flat)
-    number = pa.types.is_floating(flat.type) or pa.types.is_integer(flat.type)
-    if not number or flat.null_count or len(flat) != rows * dim:
-        raise RecordingError(
-            f"Column {name} is not what the description says.",
-            f"It holds {len(flat):,} values of {flat.type} in {rows:,} rows where {dim} numbers a row are declared.",
-            FETCH_AGAIN,
-            code="column-wrong",
-        )
-    # Arrow's own conversion would import pandas, which takes longer than the whole check.
-    array = np.from_dlpack(flat) if len(flat) else np.zeros(0)
-    return array.reshape(rows, dim) if name in (STATE, ACTION) else array
-
-
-def _counts(info: Info, columns: _Columns, listed: Episodes | None) -> list[Finding]:
-    import numpy as np
-
-    numbers = np.unique(columns.values["episode_index"])
-    episodes = int(numbers.size)
-    findings = []
-    if episodes != info.episodes or columns.rows != info.frames:
-        findings.append(
-            Finding(
-                "counts-differ",
-                Severity.BLOCKS,
-                f"The description says {info.episodes:,} episodes and {info.frames:,} frames; "
-                f"the data holds {episodes:,} and {columns.rows:,}.",
-                "Part of the recording is missing, or the description is of another one.",
-                FETCH_AGAIN,
-            )
-        )
-    elif not np.array_equal(numbers, np.arange(episodes)):
-        what = f"The episodes are not numbered from 0 on without gaps: the data has numbers from {numbers[0]:g} to {numbers[-1]:g}."
-        why = f"LeRobot asks for numbers 0 to {episodes - 1:,}, and for those that are missing it asks the Hub."
-        findings.append(Finding("episodes-misnumbered", Severity.BLOCKS, what, why, "Number them anew in a copy."))
-    if listed is None:
-        findings.append(
-            Finding("episodes-missing", Severity.BLOCKS, "The table of episodes is missing.", "`meta/episodes` holds no file.", FETCH_AGAIN)
-        )
-    elif listed.count not in (episodes, info.episodes):
-        findings.append(
-            Finding(
-                "episodes-differ",
-                Severity.BLOCKS,
-                f"The table of episodes lists {listed.count:,}; the data holds {episodes:,}.",
-                "LeRobot finds frames through that table.",
-                FETCH_AGAIN,
-            )
-        )
-    return findings
-
-
-def _values(columns: _Columns) -> list[Finding]:
-    import numpy as np
-
-    findings = []
-    for key, what in ((STATE, "state"), (ACTION, "action")):
-        values = columns.values.get(key)
-        if values is None or not len(values):
-            continue
-        bad = ~np.isfinite(values).all(axis=1)
-        if bad.any():
-            findings.append(
-                Finding(
-                    f"{what}-not-finite",
-                    Severity.BLOCKS,
-                    f"{int(bad.sum()):,} frames hold a {what} that is no number.",
-                    f"The first is frame {int(np.argmax(bad))}; one such value spoils the whole policy.",
-                    "Leave its episode out in a copy, or record it again.",
-                )
-            )
-        elif len(values) > 1 and not (values.max(axis=0) - values.min(axis=0)).any():
-            findings.append(
-                Finding(
-                    f"{what}-constant",
-                    Severity.NOTE,
-                    "The arm never moves." if what == "state" else "The action never changes.",
-                    f"All {len(values):,} frames hold the same {what}: there is little to learn from it.",
-                    "Check that this is the recording that you mean.",
-                )
-            )
-    return findings
-
-
-def _times(info: Info, columns: _Columns) -> list[Finding]:
-    """LeRobot fetches the frame at a timestamp and refuses one that is further than its tolerance from the fps grid."""
-    import numpy as np
-
-    times = columns.values.get("timestamp")
-    frames = columns.values.get("frame_index")
-    if times is None or frames is None or not len(times):
-        return []
-    times = times.astype(np.float64)
-    if not np.isfinite(times).all():
-        return [
-            Finding(
-                "timestamps-not-finite",
-                Severity.REPAIRABLE,
-                "Some timestamps are no numbers.",
-                "No frame is found by them.",
-                "Re-lay them in a copy.",
-            )
-        ]
-    # float32 carries the seconds of a long episode only to some digits.
-    allowed = TOLERANCE_S + np.abs(times) * 2**-23
-    off = np.abs(times - frames / info.fps)
-    bad = off > allowed
-    if not bad.any():
-        return []
-    first = int(np.argmax(bad))
-    return [
-        Finding(
-            "timestamps-jitter",
-            Severity.REPAIRABLE,
-            f"{int(bad.sum()):,} of {len(times):,} timestamps do not fit {info.fps:g} frames per second.",
-            f"They are off by up to {1000 * off.max():.1f} ms, first in episode {int(columns.values['episode_index'][first])}, frame "
-            f"{int(frames[first])}; LeRobot then finds no picture for them.",
-            "Re-lay the timestamps in a copy.",
         )
     ]

@@ -26,28 +26,28 @@ def parquet_files(folder: Path) -> list[Path]:
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """A parquet file's `columns` (those that it has; None: all). `RecordingError` says what is wrong with the file."""
-    return read_columns(path, columns)[0]
-
-
-def read_columns(path: Path, columns: Sequence[str] | None = None) -> tuple[pa.Table, list[str]]:
-    """As `read_table`, and the names of all columns that the file has."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    name = shown("/".join(path.parts[-3:]))
     try:
         if is_pointer(path):
-            raise pointer_error(name)
+            raise pointer_error(shown("/".join(path.parts[-3:])))
         with pq.ParquetFile(path) as file:
             there = file.schema_arrow.names
-            return file.read(columns=None if columns is None else [column for column in columns if column in there]), there
+            return file.read(columns=None if columns is None else [column for column in columns if column in there])
     except (pa.ArrowException, OSError, ValueError, NotImplementedError) as error:
-        raise RecordingError(
-            f"{name} cannot be read.",
-            f"It is not a whole parquet file: {shown(error)}.",
-            FETCH_AGAIN,
-            code="data-unreadable",
-        ) from error
+        raise unreadable_data(path, error) from error
+
+
+def unreadable_data(path: Path, error: Exception) -> RecordingError:
+    """What is said of a parquet file that cannot be read. A disk that is gone, or a missing permission, is no damage of the file."""
+    name = shown("/".join(path.parts[-3:]))
+    if isinstance(error, OSError) and error.errno is not None:
+        why = "You may not read it." if isinstance(error, PermissionError) else f"The system says: {shown(error.strerror)}."
+        remedy = "Connect the disk again or check the permissions, then look again."
+        return RecordingError(f"{name} cannot be read.", why, remedy, code="unreadable")
+    why = f"It is not a whole parquet file: {shown(error)}."
+    return RecordingError(f"{name} cannot be read.", why, FETCH_AGAIN, code="data-unreadable")
 
 
 def pointer_error(name: str) -> RecordingError:
