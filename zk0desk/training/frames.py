@@ -97,6 +97,16 @@ class Frames:
     def __len__(self) -> int:
         return int(self.starts[-1])
 
+    @property
+    def stay(self) -> bool:
+        """Whether all decoded pictures stay in memory: then a frame is decoded once."""
+        return all(table.pictures.stay for table in self.tables)
+
+    @property
+    def picture_bytes(self) -> int:
+        """Bytes of a frame's decoded pictures, in the mean."""
+        return sum(len(table) * table.pictures.frame_bytes for table in self.tables) // max(1, len(self))
+
     def locate(self, index: int) -> tuple[FrameTable, int]:
         """The recording and the position in it of frame `index`."""
         number = int(np.searchsorted(self.starts, index, side="right")) - 1
@@ -200,9 +210,10 @@ class Pictures:
         self.signature = tuple((slot, tuple(features[camera]["shape"])) for slot, camera in sorted(self.slots.items()))
         columns = dataset.hf_dataset.select_columns(["episode_index", "timestamp"]).with_format("numpy")[:]
         self._episode, self._time = np.asarray(columns["episode_index"])[rows], np.asarray(columns["timestamp"])[rows]
-        size = sum(int(np.prod(shape)) for _, shape in self.signature)
+        self.frame_bytes = sum(int(np.prod(shape)) for _, shape in self.signature)
         # Neighbours are decoded along only if all can stay: else they would be decoded again and again.
-        self._run = _RUN if size * len(rows) <= budget._left else 1
+        self.stay = self.frame_bytes * len(rows) <= budget._left
+        self._run = _RUN if self.stay else 1
 
     def kept(self, row: int) -> bool:
         """Whether the pictures of a row need no decoding."""

@@ -35,7 +35,7 @@ def inspect_computer(*, probe_engine: bool = False) -> Computer:
     place = runs_place()
     return Computer(
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
-        cpu=_cpu_name(),
+        cpu=cpu_name(),
         cores=usable_cores(),
         instructions=_instructions(),
         memory=memory,
@@ -83,7 +83,8 @@ def _build(cuda: str | None, hip: str | None) -> str:
     return f"cuda {cuda}" if cuda not in (None, "None") else "cpu"
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """The processor's name."""
     if sys.platform == "linux":
         for line in _lines("/proc/cpuinfo"):
             if line.startswith("model name"):

@@ -99,6 +99,16 @@ class LocalTrainer:
         """Where it trains: cpu, cuda or mps."""
         return self._device.type
 
+    @property
+    def precision(self) -> str:
+        """In what it computes: fp32, or bf16 (autocast)."""
+        return "bf16" if self._autocast else "fp32"
+
+    @property
+    def micro_batch(self) -> int:
+        """Frames that are computed at once, as far as memory taught so far; 0: the whole batch."""
+        return self._micro
+
     def train(self, plan: RoundPlan, global_weights: np.ndarray, kept: RoundCheckpoint | None = None) -> RoundResult:
         """Train one round from `global_weights` (w_t, float32, flat). Emits RoundStarted, StepDone and RoundTrained.
 
