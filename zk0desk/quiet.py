@@ -29,11 +29,23 @@ UNLESS_CHOSEN = {
 """Set unless the person's environment says otherwise."""
 
 
+_SET_HERE = "ZK0DESK_QUIET"
+"""Names that were set by `quiet_libraries`, not by the person: children inherit it with them."""
+
+
 def quiet_libraries() -> None:
     """Switch off telemetry, update checks and requests to the Hub, for this process and its children.
 
     Cheap and repeatable. It has no effect on a library that is already imported.
     """
     os.environ.update(ALWAYS)
-    for name, value in UNLESS_CHOSEN.items():
-        os.environ.setdefault(name, value)
+    missing = [name for name in UNLESS_CHOSEN if name not in os.environ]
+    os.environ.update({name: UNLESS_CHOSEN[name] for name in missing})
+    os.environ[_SET_HERE] = " ".join(sorted({*os.environ.get(_SET_HERE, "").split(), *missing}))
+
+
+def chosen(name: str) -> str | None:
+    """What the person's own environment says of `name`; None where it says nothing, or where `quiet_libraries` did."""
+    value = os.environ.get(name)
+    ours = name in os.environ.get(_SET_HERE, "").split() and value == UNLESS_CHOSEN.get(name)
+    return None if ours else value
