@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -322,6 +323,29 @@ def test_episodes_that_a_person_names_are_left_out_and_one_that_is_not_there_is_
     assert "would be left" in plan_repair(source, quick_check(source, NEEDS), NEEDS, leave_out=[0, 1]).impossible[0].what
 
 
+def test_files_that_hold_only_episodes_that_are_left_out_are_not_in_the_copy(tmp_path: Path) -> None:
+    def second_files(table: dict[str, Any]) -> None:
+        table["data/file_index"][1] = 1
+        for key in KEYS:
+            table[f"videos/{key}/file_index"][1] = 1
+            table[f"videos/{key}/from_timestamp"][1], table[f"videos/{key}/to_timestamp"][1] = 0.0, 0.4
+
+    source = make_recording(tmp_path / "old", episodes=second_files)
+    table = pq.read_table(source / DATA)
+    pq.write_table(table.slice(0, 6), source / DATA, row_group_size=4)
+    pq.write_table(table.slice(6), source / DATA.replace("file-000", "file-001"))
+    for key in KEYS:
+        write_video(source / f"videos/{key}/chunk-000/file-001.mp4", frames=4)
+    first, second = (mend(source, tmp_path / name, leave_out=[left]).path for name, left in (("a", 1), ("b", 0)))
+    assert {path.name for path in first.rglob("file-00*") if path.suffix != ".parquet" or "data" in path.parts} == {
+        "file-000.parquet",
+        "file-000.mp4",
+    }
+    assert not (second / DATA).exists()
+    assert opened(second)[3]["observation.images.wrist"].mean() * 255 == pytest.approx(60, abs=4)
+    assert column(first, "index").tolist() == list(range(6))
+
+
 def test_episodes_that_a_video_does_not_reach_are_left_out(tmp_path: Path) -> None:
     source = make_recording(tmp_path / "old")
     write_video(source / f"videos/{KEYS[1]}/chunk-000/file-000.mp4", frames=8)
@@ -394,6 +418,18 @@ def test_a_disk_that_is_too_full_is_told_before_anything_is_written(tmp_path: Pa
     monkeypatch.setattr(repairs.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})())
     with pytest.raises(RepairError, match="too full"):
         repair(source, tmp_path / "new", plan)
+    assert {path.name for path in tmp_path.iterdir()} == {"old"}
+
+
+def test_a_disk_that_fills_up_meanwhile_is_told_and_nothing_is_left(tmp_path: Path) -> None:
+    source = make_recording(tmp_path / "old", data=wall_clock)
+
+    def full(progress: RepairProgress) -> None:
+        if progress.step == "retime":
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(RepairError, match="Free some space"):
+        repair(source, tmp_path / "new", plan_repair(source, quick_check(source, NEEDS), NEEDS), progress=full)
     assert {path.name for path in tmp_path.iterdir()} == {"old"}
 
 

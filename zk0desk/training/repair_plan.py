@@ -21,7 +21,7 @@ from zk0desk.training.repair_tables import episodes_of, numbers, video_keys
 from zk0desk.training.repair_times import doubt, measure, refusal
 from zk0desk.training.thumbnails import frame_count
 
-COPY_BYTES_S, ROWS_S, ENGINE_S, PIXELS_S, SAMPLED_PIXELS_S, LOOK_S = 300e6, 400e3, 12.0, 25e6, 60e6, 0.01
+COPY_BYTES_S, ROWS_S, ENGINE_S, PIXELS_S, SAMPLED_PIXELS_S, LOOK_S = 350e6, 300e3, 12.0, 25e6, 60e6, 0.01
 """Measured on two cores of a server: bytes copied, rows written anew, seconds to load LeRobot, pixels re-encoded (AV1 to H.264)
 and pixels decoded, a second; seconds that the check of the copy looks for a picture."""
 REENCODED = 2.0

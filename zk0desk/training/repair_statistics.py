@@ -18,7 +18,7 @@ from zk0desk.training.episode_table import Episode
 from zk0desk.training.recording_files import parquet_files, read_table
 from zk0desk.training.recording_info import FETCH_AGAIN, Feature, Info, read_json, shown
 from zk0desk.training.recording_types import RecordingError
-from zk0desk.training.repair_tables import Tell, by_video, episodes_of, numbers, rewrite
+from zk0desk.training.repair_tables import Tell, by_video, episodes_of, numbers, rewrite, rows_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,8 +35,7 @@ def write_statistics(folder: Path, info: Info, tell: Tell) -> None:
     episodes = episodes_of(folder, info)
     names = [feature.key for feature in info.features.values() if not feature.is_camera and feature.dtype not in ("string", "language")]
     columns = numbers(folder, info, dict.fromkeys([*names, "episode_index"]))
-    number_of = columns["episode_index"][:, 0]
-    rows = {episode.number: number_of == episode.number for episode in episodes}
+    rows = rows_of(columns["episode_index"][:, 0])
     whole: dict[str, Stats] = {}
     each: dict[str, list[Stats]] = {}
     for key in names:

@@ -57,6 +57,13 @@ def numbers(folder: Path, info: Info, names: Iterable[str]) -> dict[str, np.ndar
     return {name: np.concatenate(part) for name, part in parts.items() if len(part) == len(files)}
 
 
+def rows_of(episode: np.ndarray) -> dict[int, np.ndarray]:
+    """Which rows belong to each episode, in their order; `episode` (rows,) holds its number."""
+    order = np.argsort(episode, kind="stable")
+    found, firsts = np.unique(episode[order], return_index=True)
+    return dict(zip(found.tolist(), np.split(order, firsts[1:]), strict=True)) if len(order) else {}
+
+
 def matrix(column: pa.ChunkedArray, dim: int) -> np.ndarray | None:
     """A column as an array (rows, dim); None where it does not hold `dim` numbers in each row."""
     import pyarrow as pa

@@ -18,7 +18,7 @@ from zk0desk.training.recording_check import TOLERANCE_S
 from zk0desk.training.recording_files import parquet_files
 from zk0desk.training.recording_info import FETCH_AGAIN, Info
 from zk0desk.training.recording_types import RecordingError
-from zk0desk.training.repair_tables import Tell, by_video, episodes_of, rewrite, video_keys, with_column
+from zk0desk.training.repair_tables import Tell, by_video, episodes_of, rewrite, rows_of, video_keys, with_column
 
 SURE_RATE, SURE_GAP = 0.02, 1.5
 """Within these nothing needs to be said: the mean rate's deviation from fps, and the longest time between two frames in 1 / fps."""
@@ -42,7 +42,7 @@ class Timing:
 
 def measure(episode: np.ndarray, frame: np.ndarray, time: np.ndarray, fps: float) -> list[Timing]:
     """The timing of each episode; all arrays (frames,). Timestamps that are no numbers are passed over while most are."""
-    return [_timing(int(number), frame[episode == number], time[episode == number], fps) for number in np.unique(episode)]
+    return [_timing(number, frame[rows], time[rows], fps) for number, rows in rows_of(episode).items()]
 
 
 def _timing(number: int, frame: np.ndarray, time: np.ndarray, fps: float) -> Timing:

@@ -107,7 +107,7 @@ def repair(
     except RecordingError as error:
         raise RepairError("The repair did not succeed.", f"{error.what} {error.why}", error.remedy, code=error.code) from error
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        full = error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
         remedy = "Free some space, or choose a place on another disk." if full else "Check the disk and the permissions."
         raise RepairError("The copy could not be written.", f"{shown(error)}.", remedy, code="copy-failed") from error
     if failed:
