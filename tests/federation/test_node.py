@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -373,6 +374,8 @@ def test_that_once_leaves_after_one_update(server: RunningServer, grid: Any) -> 
         node.until("stopped")
         assert wait_until(lambda: node_id not in {each.node_id for each in grid.nodes() if each.online})
         assert [entry.kind for entry in node.journal.ledger()][0] == "deactivate"
+        (signs,) = [entry for entry in node.journal.ledger() if entry.kind == "signs-of-life"]
+        assert re.fullmatch(r"[1-9]\d* heartbeats, asked [1-9]\d* times for work", signs.outcome)
 
 
 @pytest.mark.parametrize(

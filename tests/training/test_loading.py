@@ -46,3 +46,15 @@ print(len(before), sorted(mapped() - before))
     number, others = done.stdout.strip().split(" ", 1)
     assert int(number) >= 2
     assert "libparquet" not in others and "libarrow.so" not in others
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.03, 0.1, 0.2, 0.4, 0.8])
+def test_a_process_that_ends_while_a_library_is_linked_ends_well(seconds: float):
+    code = f"""
+import threading, time
+from zk0desk.training.loading import link
+threading.Thread(target=link, args=("torch",), daemon=True).start()
+time.sleep({seconds})
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -133,6 +133,8 @@ class Fleet:
         self._quiet = threading.Event()
         self._heart: threading.Thread | None = None
         self.node_id = 0
+        self.heartbeats = self.polls = 0
+        """How often each was sent."""
 
     def _connect(self, timeout: httpx.Timeout) -> FleetHttpClient:
         interceptors: list[ProtobufClientInterceptor] = [
@@ -192,6 +194,7 @@ class Fleet:
             wait = HEARTBEAT_S * random.uniform(0.9, 1.0)
             try:
                 self._client.SendNodeHeartbeat(_heartbeat(self.node_id))
+                self.heartbeats += 1
             except _FAILURES as error:
                 # The node's own requests meet the same trouble and act on it.
                 _log.info("heartbeat: %s", self._trouble(error).what)
@@ -235,6 +238,7 @@ class Fleet:
         """The next message offered to this node, without its content; None when there is none."""
         request = PullMessagesRequest(node=ProtoNode(node_id=self.node_id))
         found = self._call(lambda: self._client.PullMessages(request))
+        self.polls += 1
         if not found.messages_list:
             return None
         try:

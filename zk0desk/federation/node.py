@@ -80,6 +80,7 @@ class Node:
         self._knocks = 0
         self._knock_entry = 0
         self._base_told = ""
+        self._signs = 0
 
     @property
     def state(self) -> NodeState:
@@ -195,6 +196,8 @@ class Node:
         self._journal.settle(self._knock_entry, "ok")
         self._knocks = 0
         self._journal.remember(self._fact("node-id"), node_id)
+        if not self._signs:  # heartbeats and questions for work are one entry, which counts them in the end
+            self._signs = self._ledger("sent", "signs-of-life", contents={"node-id": node_id})
         self._connected = True
         self._lively = time.monotonic()
         self._emit(Connected(address=address, node_id=node_id, fingerprint=key.fingerprint))
@@ -247,6 +250,8 @@ class Node:
         if fleet is None:
             return
         try:
+            if self._signs:
+                self._journal.settle(self._signs, f"{fleet.heartbeats} heartbeats, asked {fleet.polls} times for work")
             if fleet.node_id:
                 number = self._ledger("sent", "deactivate")
                 self._journal.settle(number, "ok" if fleet.leave() else "failed: no answer")

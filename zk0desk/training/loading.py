@@ -8,6 +8,7 @@ Measured by `benchmarks/window.py`.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import gc
@@ -39,7 +40,11 @@ ENGINE = (
 )
 """What training imports sooner or later."""
 
+LINK_LIMIT_S = 10.0
+"""How long the end of the process waits for a library that is being linked."""
+
 _lock = threading.Lock()
+_linking, _ending = threading.Lock(), threading.Event()
 _loading = 0
 
 
@@ -91,5 +96,15 @@ def link(package: str) -> None:
     dlopen.argtypes, dlopen.restype = (ctypes.c_char_p, ctypes.c_int), ctypes.c_void_p
     for pattern in LIBRARIES[package]:
         for path in Path(spec.origin).parent.glob(pattern):
-            # What cannot be linked here, the import meets again and says why.
-            dlopen(os.fsencode(path), os.RTLD_NOW | (os.RTLD_GLOBAL if pattern == VISIBLE else os.RTLD_LOCAL))
+            with _linking:
+                if _ending.is_set():
+                    return
+                # What cannot be linked here, the import meets again and says why.
+                dlopen(os.fsencode(path), os.RTLD_NOW | (os.RTLD_GLOBAL if pattern == VISIBLE else os.RTLD_LOCAL))
+
+
+@atexit.register
+def _end() -> None:
+    """Let a library that is being linked come to its end: its constructors must not run beside the destructors of a process that exits."""
+    _ending.set()
+    _linking.acquire(timeout=LINK_LIMIT_S)
