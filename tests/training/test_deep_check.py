@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -13,10 +14,11 @@ import av
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 
 from tests.training.recording_parts import FPS, Info, Table, make_recording, write_video
 from zk0desk.control import NodeControl, Stopped
-from zk0desk.training import deep_columns
+from zk0desk.training import deep_rows
 from zk0desk.training.deep_check import Progress, content_key, deep_check, kept_answer
 from zk0desk.training.recordings import CheckResult, Finding, PolicyNeeds, Severity
 
@@ -226,7 +228,7 @@ def test_a_reset_inside_an_episode_is_told_and_a_gripper_is_none(tmp_path: Path)
 def test_the_answer_does_not_depend_on_how_rows_are_cut_into_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = moving(tmp_path / "reset", reset=True)
     once = deep_check(folder, NEEDS, again=True)
-    monkeypatch.setattr(deep_columns, "BATCH_ROWS", 7)
+    monkeypatch.setattr(deep_rows, "BATCH_ROWS", 7)
     assert deep_check(folder, NEEDS, again=True).to_json() == once.to_json()
 
 
@@ -342,15 +344,25 @@ def test_what_cannot_be_read_at_all_is_the_quick_checks_answer(tmp_path: Path) -
     assert codes(deep_check(newer)) == ["version-newer"]
 
 
-def test_pictures_inside_the_rows_are_read(tmp_path: Path) -> None:
+def png(shade: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 6), (shade, 0, 0)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(("broken", "expected"), [(None, ()), (0, (0,)), (5, (0,)), (9, (1,))])
+def test_pictures_inside_the_rows_are_decoded_at_both_ends_of_an_episode(
+    broken: int | None, expected: tuple[int, ...], tmp_path: Path
+) -> None:
     def images(info: Info) -> None:
         info["features"]["observation.images.top"]["dtype"] = "image"
 
     def column(table: Table) -> None:
-        table["observation.images.top"] = pa.array([{"bytes": b"png", "path": ""}] * 10)
+        table["observation.images.top"] = pa.array([{"bytes": png(row)[: 40 if row == broken else None], "path": ""} for row in range(10)])
 
     drop: Callable[[Table], object] = lambda t: [t.pop(k) for k in list(t) if k.startswith("videos/observation.images.top")]  # noqa: E731
-    assert deep_check(make_recording(tmp_path / "cubes", info=images, data=column, episodes=drop), NEEDS).status == "ok"
+    result = deep_check(make_recording(tmp_path / "cubes", info=images, data=column, episodes=drop), NEEDS)
+    assert [(finding.code, finding.episodes) for finding in result.findings] == [("image-unreadable", expected)] * (broken is not None)
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the real recordings beside the checkout")

@@ -18,7 +18,8 @@ from typing import Any
 
 from zk0desk import folders
 from zk0desk.control import NodeControl
-from zk0desk.training.deep_columns import ColumnCheck, batches
+from zk0desk.training.deep_columns import ColumnCheck
+from zk0desk.training.deep_rows import PictureCheck, batches
 from zk0desk.training.deep_videos import VideoCheck
 from zk0desk.training.episode_table import Episode, Span, read_episode_table
 from zk0desk.training.recording_check import quick_check
@@ -108,14 +109,14 @@ def _look(path: Path, info: Info, needs: PolicyNeeds, control: NodeControl, prog
         done += size
         progress(Progress(min(done, total), total, what))
 
-    check = ColumnCheck(info, needs, episodes)
+    check, pictures = ColumnCheck(info, needs, episodes), PictureCheck(info)
     try:
         for file in files:
-            for batch in batches(file, info, check, lambda rows, name=file.name: step(rows, name)):  # type: ignore[misc]
+            for batch in batches(file, pictures, check.saw_type, lambda rows, name=file.name: step(rows, name)):  # type: ignore[misc]
                 if "episode_index" not in batch:
                     break  # the quick check tells it
                 check.take(batch)
-        findings += check.findings(_stats(path))
+        findings += pictures.findings() + check.findings(_stats(path))
     except RecordingError as error:
         findings.append(error.finding())
     for camera in cameras:

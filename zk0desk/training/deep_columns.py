@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from zk0desk.training.deep_places import place_findings
 from zk0desk.training.episode_table import Episode
-from zk0desk.training.recording_info import FETCH_AGAIN, Feature, Info, shown
-from zk0desk.training.recording_rows import ACTION, NUMBERS, STATE, TOLERANCE_S, as_array
-from zk0desk.training.recording_types import Finding, PolicyNeeds, RecordingError, Severity
+from zk0desk.training.recording_info import FETCH_AGAIN, Info, shown
+from zk0desk.training.recording_rows import ACTION, STATE, TOLERANCE_S
+from zk0desk.training.recording_schema import ignored_findings
+from zk0desk.training.recording_types import Finding, PolicyNeeds, Severity
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-BATCH_ROWS = 4096
 JUMP_SHARE, JUMP_TIMES, JUMP_OF_ALL = 0.4, 8.0, 0.1
 """A jump moves two or more dimensions in one frame: each by so much of its range in the episode, so many times its usual
 step, and so much of its range in the whole recording."""
@@ -27,12 +27,6 @@ MAX_JUMPS = 3
 STALE_NOTE, STALE_WRONG = 0.05, 0.5
 """Statistics that are off by this much of a standard deviation are told; by the second, they spoil training."""
 DTYPES = {"float32": "float", "float64": "double", "int64": "int64", "int32": "int32", "bool": "bool", "string": "string"}
-KNOWN = {"next.done", "next.reward", "next.success", *NUMBERS}
-RENAMED = {
-    STATE: ("state", "states", "qpos", "robot_state", "proprio", "joint_positions", "observation/state", "obs.state"),
-    ACTION: ("actions_raw", "act", "command", "commands", "target", "joint_commands", "control"),
-}
-"""Names under which state and action are found elsewhere."""
 
 
 @dataclass
@@ -74,7 +68,7 @@ class ColumnCheck:
 
     def __init__(self, info: Info, needs: PolicyNeeds, listed: list[Episode]) -> None:
         self._info, self._needs = info, needs
-        self._listed = {episode.number: episode for episode in listed}
+        self._table = listed
         self.rows = 0
         self.lengths: dict[int, int] = {}
         self._touched: dict[str, dict[int, str]] = {}
@@ -170,7 +164,7 @@ class ColumnCheck:
             if bad.any():
                 what = {STATE: "state", ACTION: "action"}.get(name, "value")
                 self.touch(f"{what}-not-finite", number, f"{shown(name, 60)}, frame {int(np.argmax(bad)):,}")
-                sound = False
+                sound = sound and what == "value"
         if not sound:
             return
         digest = hashlib.blake2b(digest_size=16)
@@ -209,12 +203,11 @@ class ColumnCheck:
         if len(self._touched.get("episodes-still", ())) == len(self.lengths):
             self._touched.pop("episodes-still", None)  # the quick check says that the arm never moves
         found = [self._told(*words) for words in _WORDS if words[0] in self._touched]
-        found += self._order()
-        found += self._lengths()
+        found += place_findings(self._table, self.lengths, self._info.fps)
         found += self._short()
         found += self._stale(stats)
         found += [_differs(words) for words in self._types.values()]
-        found += ignored(self._info)
+        found += ignored_findings(self._info)
         if len(self.lengths) == 1:
             what = "The recording has one episode only."
             found.append(Finding("one-episode", Severity.NOTE, what, "None can be held out to measure by.", "Record a few more."))
@@ -229,26 +222,6 @@ class ColumnCheck:
         values = {"many": many, "first": first, "late": f"{self._late:,}", "rows": f"{self.rows:,}", "fps": f"{self._info.fps:g}"}
         values["jitter"] = f"{1000 * self._jitter:.1f} ms"
         return Finding(code, severity, what.format(**values), why.format(**values), remedy, episodes)
-
-    def _order(self) -> list[Finding]:
-        """LeRobot takes the row of the table whose place is the episode's number."""
-        wrong = [number for place, number in enumerate(self._listed) if number != place]
-        if not wrong:
-            return []
-        what = "The table of episodes is not in the order of their numbers."
-        why = f"Episode {wrong[0]} is the first in another place; its frames would be looked for in another episode's videos."
-        return [Finding("episodes-unordered", Severity.BLOCKS, what, why, FETCH_AGAIN, tuple(sorted(wrong)))]
-
-    def _lengths(self) -> list[Finding]:
-        wrong = [number for number, length in self.lengths.items() if number in self._listed and self._listed[number].length != length]
-        absent = [number for number in self._listed if number not in self.lengths]
-        bad = sorted(wrong + absent)
-        if not bad or not self._listed:
-            return []
-        first = bad[0]
-        what = f"The table of episodes gives another length than the data, {'once' if len(bad) == 1 else f'{len(bad):,} times'}."
-        why = f"Episode {first}: {self._listed[first].length:,} frames listed, {self.lengths.get(first, 0):,} held."
-        return [Finding("lengths-differ", Severity.BLOCKS, what, why, FETCH_AGAIN, tuple(bad))]
 
     def _short(self) -> list[Finding]:
         chunk = self._needs.chunk_size
@@ -275,12 +248,29 @@ class ColumnCheck:
             off = np.maximum(np.abs(mean - series.mean), np.abs(std - series.std))[moves] / series.std[moves]
             if len(off) and off.max() > worst:
                 worst, where = float(off.max()), name
+            # Nothing is normalised with the least and the largest, so they alone are but a note.
+            edge = _edges_off(stats[name], series)[moves] / series.std[moves]
+            if len(edge) and min(STALE_WRONG, edge.max()) > worst:
+                worst, where = min(STALE_WRONG, float(edge.max())), f"{name} (least and largest)"
         if worst < STALE_NOTE:
             return []
         severity = Severity.REPAIRABLE if worst > STALE_WRONG else Severity.NOTE
         what = "The recording's statistics are not those of its data."
         why = f"{where}: off by {worst:.2g} standard deviations. State and action are normalised with them."
         return [Finding("statistics-stale", severity, what, why, "Compute them again in a copy; the frames are whole.")]
+
+
+def _edges_off(stats: Mapping[str, Any], series: _Series) -> np.ndarray:
+    """How far the least and the largest values told are from those of the data; zeros where none are told."""
+    off = np.zeros_like(series.low)
+    for word, held in (("min", series.low), ("max", series.high)):
+        try:
+            told = np.asarray(stats[word], np.float64).reshape(-1)
+        except (KeyError, TypeError, ValueError, OverflowError):
+            continue
+        if told.shape == held.shape and np.isfinite(told).all():
+            off = np.maximum(off, np.abs(told - held))
+    return off
 
 
 _B, _R, _N = Severity.BLOCKS, Severity.REPAIRABLE, Severity.NOTE
@@ -311,65 +301,9 @@ def _differs(words: str) -> Finding:
     return Finding("type-differs", Severity.NOTE, f"A column's type is not the declared one: {words}.", why, "")
 
 
-def ignored(info: Info) -> list[Finding]:
-    """Columns of numbers that LeRobot leaves aside without a word, because their names are not its own."""
-    unknown = [
-        feature for feature in info.features.values() if _is_vector(feature) and not feature.key.startswith(("observation", "action"))
-    ]
-    if not unknown:
-        return []
-    offers = []
-    for wanted, others in RENAMED.items():
-        found = next((feature.key for feature in unknown if feature.key.lower() in others), None)
-        if wanted not in info.features and found:
-            offers.append(f"`{shown(found, 60)}` to `{wanted}`")
-    names = ", ".join(shown(feature.key, 60) for feature in unknown[:5])
-    remedy = f"Rename in a copy: {', '.join(offers)}." if offers else "Nothing, unless the policy should learn from it."
-    return [Finding("feature-ignored", Severity.NOTE, f"Not used for training: {names}.", "LeRobot does not know these names.", remedy)]
-
-
-def _is_vector(feature: Feature) -> bool:
-    return feature.key not in KNOWN and feature.dtype.startswith("float") and feature.dim > 1
-
-
 def _element(kind: pa.DataType) -> str:
     import pyarrow as pa
 
     while pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) or pa.types.is_large_list(kind):
         kind = kind.value_type
     return str(kind)
-
-
-def batches(path: Path, info: Info, check: ColumnCheck, step: Callable[[int], None]) -> Iterator[dict[str, np.ndarray]]:
-    """The rows of a parquet file, number columns as arrays; all other columns are read too. `step` gets the rows that were read.
-
-    Arrow's dataset reader is used, as LeRobot does underneath: it asks more of a file than the plain one.
-    """
-    import pyarrow as pa
-    import pyarrow.dataset as pads
-
-    name = shown("/".join(path.parts[-3:]))
-    try:
-        with path.open("rb") as opened:
-            fragment = pads.ParquetFileFormat().make_fragment(opened)
-            for column in fragment.physical_schema:
-                check.saw_type(column.name, column.type)
-            for batch in fragment.to_batches(batch_size=BATCH_ROWS, batch_readahead=0, use_threads=False):
-                yield _numbers(pa.Table.from_batches([batch]), info)
-                step(batch.num_rows)
-    except (pa.ArrowException, OSError, ValueError, NotImplementedError) as error:
-        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, pa.ArrowException):
-            raise
-        why = f"Its rows cannot be read to the end: {shown(error)}."
-        raise RecordingError(f"{name} cannot be read.", why, FETCH_AGAIN, code="data-unreadable") from error
-
-
-def _numbers(table: pa.Table, info: Info) -> dict[str, np.ndarray]:
-    found = {}
-    for column in table.column_names:
-        feature = info.features.get(column)
-        if feature is None and column in (STATE, ACTION):
-            continue  # a vector of which nothing is said
-        if column in NUMBERS or (feature is not None and feature.dtype.startswith("float")):
-            found[column] = as_array(table.column(column), column, feature.dim if feature else 1)
-    return found

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zk0desk.training.recording_info import FETCH_AGAIN, Feature, Info, shown
+from zk0desk.training.recording_rows import ACTION, STATE
 from zk0desk.training.recording_types import Finding, Severity
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 NEEDED = ("episode_index", "index", "timestamp", "task_index")
 """Columns without which LeRobot gives no frame, whatever is described."""
-VECTORS = ("observation.state", "action")
+VECTORS = (STATE, ACTION)
 NUMERIC = {
     "bool",
     "float",
@@ -25,6 +26,11 @@ NUMERIC = {
 }
 LANGUAGE = ("language_persistent", "language_events")
 """Columns that LeRobot knows by name, whatever is said of their type."""
+RENAMED = {
+    STATE: ("state", "states", "qpos", "robot_state", "proprio", "joint_positions", "observation/state", "obs.state"),
+    ACTION: ("actions_raw", "act", "command", "commands", "target", "joint_commands", "control"),
+}
+"""Names under which state and action are found elsewhere."""
 SCHEMAS = 32
 """Files whose columns the quick check looks at. The deep check looks at those of all."""
 
@@ -92,3 +98,24 @@ def difference(feature: Feature, kind: pa.DataType) -> str:
     if feature.key in VECTORS and pa.types.is_floating(inner) and not feature.dtype.startswith("float"):
         return f"It holds {shown(inner, 30)}; {said} is declared, which has no fractions"
     return ""
+
+
+def ignored_findings(info: Info) -> list[Finding]:
+    """Columns of numbers that LeRobot leaves aside without a word, because their names are not its own."""
+    unknown = [
+        feature for feature in info.features.values() if _is_vector(feature) and not feature.key.startswith(("observation", "action"))
+    ]
+    if not unknown:
+        return []
+    offers = []
+    for wanted, others in RENAMED.items():
+        found = next((feature.key for feature in unknown if feature.key.lower() in others), None)
+        if wanted not in info.features and found:
+            offers.append(f"`{shown(found, 60)}` to `{wanted}`")
+    names = ", ".join(shown(feature.key, 60) for feature in unknown[:5])
+    remedy = f"Rename in a copy: {', '.join(offers)}." if offers else "Nothing, unless the policy should learn from it."
+    return [Finding("feature-ignored", Severity.NOTE, f"Not used for training: {names}.", "LeRobot does not know these names.", remedy)]
+
+
+def _is_vector(feature: Feature) -> bool:
+    return feature.key not in (*NEEDED, *VECTORS) and feature.dtype.startswith("float") and feature.dim > 1

@@ -1,0 +1,114 @@
+"""Reading every row of a data file for the deep check, some at a time; pictures inside the rows are decoded here and there."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from zk0desk.training.recording_files import unreadable_data
+from zk0desk.training.recording_info import FETCH_AGAIN, Feature, Info, shown
+from zk0desk.training.recording_rows import ACTION, NUMBERS, STATE, as_array
+from zk0desk.training.recording_types import Finding, Severity
+from zk0desk.training.thumbnails import MAX_PIXELS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+BATCH_ROWS, BATCH_PICTURES = 4096, 64
+"""Rows that are read at once; fewer where they hold pictures."""
+
+
+def batches(
+    path: Path, pictures: PictureCheck, saw_type: Callable[[str, pa.DataType], None], step: Callable[[int], None]
+) -> Iterator[dict[str, np.ndarray]]:
+    """The rows of a parquet file, number columns as arrays; all other columns are read too.
+
+    `saw_type` gets each column's name and type, `step` the rows that were read. Arrow's dataset reader is used, as LeRobot
+    does underneath: it asks more of a file than the plain one.
+    """
+    import pyarrow as pa
+    import pyarrow.dataset as pads
+
+    size = BATCH_PICTURES if pictures.cameras else BATCH_ROWS
+    try:
+        with path.open("rb") as opened:
+            fragment = pads.ParquetFileFormat().make_fragment(opened)
+            for column in fragment.physical_schema:
+                saw_type(column.name, column.type)
+            for batch in fragment.to_batches(batch_size=size, batch_readahead=0, use_threads=False):
+                numbers = _numbers(batch, pictures.info)
+                pictures.look(batch, numbers)
+                yield numbers
+                step(batch.num_rows)
+    except (pa.ArrowException, OSError, ValueError, NotImplementedError) as error:
+        raise unreadable_data(path, error) from error
+
+
+def _numbers(batch: pa.RecordBatch, info: Info) -> dict[str, np.ndarray]:
+    import pyarrow as pa
+
+    table, found = pa.Table.from_batches([batch]), {}
+    for column in table.column_names:
+        feature = info.features.get(column)
+        if feature is None and column in (STATE, ACTION):
+            continue  # a vector of which nothing is said
+        if column in NUMBERS or (feature is not None and feature.dtype.startswith(("float", "double"))):
+            dim = feature.dim if feature else 1
+            values = as_array(table.column(column), column, dim)
+            found[column] = values if dim == 1 or values.ndim > 1 else values.reshape(-1, dim)
+    return found
+
+
+class PictureCheck:
+    """Decodes pictures that lie in the rows: the first and the last of every episode, and some between."""
+
+    def __init__(self, info: Info) -> None:
+        self.info = info
+        self.cameras: list[Feature] = [feature for feature in info.cameras if feature.dtype == "image"]
+        self._touched: dict[str, dict[int, str]] = {}
+
+    def look(self, batch: pa.RecordBatch, numbers: Mapping[str, np.ndarray]) -> None:
+        """Decode the first and the last picture of each episode's rows in `batch`."""
+        episodes = numbers.get("episode_index")
+        if not self.cameras or episodes is None or not len(episodes):
+            return
+        borders = (np.flatnonzero(np.diff(episodes)) + 1).tolist()
+        for camera in self.cameras:
+            if camera.key not in batch.schema.names:
+                continue
+            column = batch.column(camera.key)
+            for row in sorted({0, *(border - 1 for border in borders), *borders, len(episodes) - 1}):
+                if words := _why_not(column[row].as_py()):
+                    self._touched.setdefault(camera.key, {}).setdefault(int(episodes[row]), words)
+
+    def findings(self) -> list[Finding]:
+        """Cameras whose pictures cannot be decoded, with the episodes."""
+        found = []
+        for key, touched in self._touched.items():
+            episodes = tuple(sorted(touched))
+            many = f"episode {episodes[0]}" if len(episodes) == 1 else f"{len(episodes):,} episodes"
+            what = f"The pictures of {shown(key.rsplit('.', 1)[-1], 60)} cannot be decoded, in {many}."
+            why = f"{next(iter(touched.values()))}. Tried with: Pillow, which LeRobot uses."
+            found.append(Finding("image-unreadable", Severity.BLOCKS, what, why, FETCH_AGAIN, episodes))
+        return found
+
+
+def _why_not(value: Any) -> str:
+    """Why this is no picture; empty where it is one."""
+    from PIL import Image, UnidentifiedImageError
+
+    raw = value.get("bytes") if isinstance(value, dict) else None
+    if not isinstance(raw, bytes) or not raw:
+        return "A row holds no picture"
+    try:
+        with Image.open(io.BytesIO(raw)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                return f"It is of {image.width} x {image.height} pixels"
+            image.load()
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError, MemoryError) as error:
+        return shown(error).split(" <")[0]  # an address in memory says nothing
+    return ""
