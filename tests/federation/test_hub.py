@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import errno
+import gzip
 import hashlib
 import io
 import json
@@ -62,8 +63,9 @@ from zk0desk.federation.hub_errors import (
 )
 from zk0desk.federation.hub_line import _seconds_asked_for
 from zk0desk.federation.hub_token import TokenInvalid, forget_token, keep_token, read_token
+from zk0desk.quiet import chosen, quiet_libraries
 from zk0desk.training.policy_files import TRAINABLE_MODULES, read_policy
-from zk0desk.training.recordings import find_recordings
+from zk0desk.training.recordings import PolicyNeeds, deep_check, find_recordings, quick_check
 
 BASE, BACKBONE, CUBES = "lab/base", "lab/backbone", "lab/cubes"
 TOKEN = "hf_aVerySecretToken0123456789"
@@ -139,8 +141,8 @@ def get(kind: hub.Kind = "policy", name: str = BASE, revision: str = "main", **o
     return fetch(kind, name, revision, **({"control": NodeControl(), "patience": QUICK} | options))
 
 
-def incomplete(base: Path) -> list[Path]:
-    return list(base.rglob("*.incomplete"))
+def incomplete(base: Path, of: bytes | None = None) -> list[Path]:
+    return list(base.rglob(f"{hashlib.sha256(of).hexdigest() if of else '*'}.incomplete"))
 
 
 # --- what is fetched ----------------------------------------------------------------------------------------------
@@ -188,6 +190,12 @@ def test_that_a_recording_is_where_lerobot_looks_and_the_list_finds_it(the_hub: 
     assert find_recordings([]) == [folder]
     for path, content in recording_files().items():
         assert not (folder / path).exists() if path.endswith(".py") else (folder / path).read_bytes() == content
+
+
+def test_that_a_fetched_recording_is_whole(the_hub: HubStandIn, demo_recording: Path) -> None:
+    files = {str(path.relative_to(demo_recording)): path.read_bytes() for path in demo_recording.rglob("*") if path.is_file()}
+    the_hub.repositories[CUBES].files = files
+    assert deep_check(get("recording", CUBES), PolicyNeeds()).status == quick_check(demo_recording).status == "ok"
 
 
 def test_that_an_unfinished_recording_is_in_no_list(the_hub: HubStandIn) -> None:
@@ -258,7 +266,7 @@ def test_that_a_later_fetch_goes_on_where_a_failed_one_ended(the_hub: HubStandIn
     cut_in_store(the_hub, after=150_000, times=1, then_fails=True)
     with pytest.raises(HubUnavailable):
         get()
-    (partial,) = incomplete(folders.policies_folder())
+    (partial,) = incomplete(folders.policies_folder(), of=WEIGHTS)
     there = partial.stat().st_size
     assert 0 < there <= 150_000
     the_hub.interfere = lambda answer: False
@@ -319,10 +327,23 @@ def test_that_what_an_earlier_fetch_left_is_not_believed_if_the_hash_differs(the
     cut_in_store(the_hub, after=150_000, times=1, then_fails=True)
     with pytest.raises(HubUnavailable):
         get()
-    (partial,) = incomplete(folders.policies_folder())
+    (partial,) = incomplete(folders.policies_folder(), of=WEIGHTS)
     partial.write_bytes(b"\0" * partial.stat().st_size)
     the_hub.interfere = lambda answer: False
     assert (get() / "model.safetensors").read_bytes() == WEIGHTS
+
+
+def test_that_a_file_that_comes_compressed_though_nobody_asked_is_taken(the_hub: HubStandIn) -> None:
+    right = the_hub.repositories[BASE].files["policy_preprocessor.json"]
+
+    def interfere(answer: Answer) -> bool:
+        if answer.content == right:
+            answer.send(200, gzip.compress(right), {"Content-Encoding": "gzip"})
+            return True
+        return False
+
+    the_hub.interfere = interfere
+    assert get()
 
 
 @pytest.mark.parametrize("change", [lambda content: content[:-1] + b"!", lambda content: content + b"!", lambda content: content[:-1]])
@@ -615,6 +636,25 @@ def test_that_the_persons_own_offline_mode_is_respected_at_once(the_hub: HubStan
     assert not the_hub.requests and error.value.exit_status == ExitStatus.USAGE
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     assert get()
+
+
+def test_that_what_the_person_chose_is_told_from_what_zk0desk_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ZK0DESK_QUIET", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    quiet_libraries()
+    quiet_libraries()
+    assert os.environ["HF_HUB_OFFLINE"] == "1" and chosen("HF_HUB_OFFLINE") is None
+    for value in ("0", "1"):
+        monkeypatch.setenv("HF_HUB_OFFLINE", value)
+        monkeypatch.delenv("ZK0DESK_QUIET", raising=False)
+        quiet_libraries()
+        assert chosen("HF_HUB_OFFLINE") == value
+
+
+def test_that_a_proxy_that_cannot_be_used_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", "nonsense://proxy")
+    with pytest.raises(HubUnreachable, match="Check HTTPS_PROXY"):
+        get(endpoint="https://hub.example")
 
 
 def test_that_a_fetch_leaves_the_libraries_offline(the_hub: HubStandIn) -> None:

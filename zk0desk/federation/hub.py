@@ -207,6 +207,9 @@ class _Fetch:
             parts = [_Part(self._asked, commit, file, file.path) for file in files]
             staging = _staging(self._asked)
             with _alone(staging):
+                if _is_there(self._asked, commit, target):  # another fetch put it there meanwhile
+                    return target
+                _made(staging)
                 backbone = ""
                 if self._asked.kind == "policy":
                     more = await self._backbone(line, parts, staging)
@@ -316,12 +319,14 @@ def _target(asked: Asked, commit: str) -> Path:
 
 def _staging(asked: Asked) -> Path:
     """Where files arrive, under their hashes: on the disk where they belong, and nothing in it looks like a recording."""
-    base = _target(asked, "").parent.parent / FETCHING
-    path = base / f"{asked.kind}--{asked.repo_id.replace('/', '--')}"
+    return _target(asked, "").parent.parent / FETCHING / f"{asked.kind}--{asked.repo_id.replace('/', '--')}"
+
+
+def _made(folder: Path) -> Path:
     try:
-        return folders.private_folder(path)
+        return folders.private_folder(folder)
     except OSError as error:
-        raise of_disk(error, base.parent) from None
+        raise of_disk(error, folder) from None
 
 
 def _is_there(asked: Asked, commit: str, target: Path) -> bool:
@@ -344,7 +349,7 @@ def _is_there(asked: Asked, commit: str, target: Path) -> bool:
 def _alone(staging: Path) -> Any:
     from filelock import FileLock, Timeout
 
-    lock = FileLock(f"{staging}.lock", timeout=0)
+    lock = FileLock(_made(staging.parent) / f"{staging.name}.lock", timeout=0)
     try:
         return lock.acquire()
     except Timeout:

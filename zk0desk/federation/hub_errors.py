@@ -194,7 +194,7 @@ def of_answer(response: httpx.Response, asked: Asked) -> HubError:
     if status == 429:
         return rate_limited(None, asked)
     if status >= 500 or status == 408:
-        return HubUnavailable(f"{asked.host} has trouble at the moment.", f"It answers with status {status}, again and again.", GO_ON)
+        return HubUnavailable(f"{asked.host} has trouble at the moment.", f"It answers with status {status}.", GO_ON)
     return unknown_answer(asked, f"It answers with status {status}.")
 
 
@@ -279,6 +279,15 @@ def of_line(error: Exception, asked: Asked, *, in_the_middle: bool) -> HubError:
     if any(isinstance(each, ConnectionRefusedError) for each in causes):
         return HubUnreachable(f"{asked.host} refuses the connection.", "Nobody listens there, or a firewall is in between.", GO_ON)
     return HubUnreachable(f"{asked.host} cannot be reached.", "The connection broke, or was not made.", f"Check the network. {GO_ON}")
+
+
+def of_environment() -> HubUnreachable:
+    """The error for an environment with which no connection can be made."""
+    return HubUnreachable(
+        "The Hub cannot be asked from this environment.",
+        "A proxy or a file of certificates that it names cannot be used.",
+        "Check HTTPS_PROXY, ALL_PROXY and SSL_CERT_FILE. A SOCKS proxy is not supported.",
+    )
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -34,6 +34,7 @@ from zk0desk.federation.hub_errors import (
     HubFileWrong,
     of_answer,
     of_disk,
+    of_environment,
     of_line,
     rate_limited,
     unknown_answer,
@@ -112,14 +113,17 @@ class HubLine:
         headers = {"User-Agent": f"zk0desk/{__version__}", "Accept-Encoding": "identity"}
         if token:
             headers["Authorization"] = f"Bearer {token}"
-        self._client = httpx.AsyncClient(
-            headers=headers,
-            timeout=httpx.Timeout(patience.silence, connect=patience.connect),
-            # httpx takes the token off a request that is led to another host.
-            follow_redirects=True,
-            max_redirects=5,
-            trust_env=not is_loopback(asked.endpoint),
-        )
+        try:
+            self._client = httpx.AsyncClient(
+                headers=headers,
+                timeout=httpx.Timeout(patience.silence, connect=patience.connect),
+                # httpx takes the token off a request that is led to another host.
+                follow_redirects=True,
+                max_redirects=5,
+                trust_env=not is_loopback(asked.endpoint),
+            )
+        except (ImportError, ValueError, httpx.InvalidURL, OSError):
+            raise of_environment() from None
 
     async def __aenter__(self) -> Self:
         return self
@@ -264,11 +268,12 @@ class _Arrival:
         elif self.have:
             # The server does not give parts: all of it comes again.
             self.begin_anew()
-        length = response.headers.get("Content-Length")
+        # What was asked to come as it is may come compressed all the same: then its length says nothing, and no part of it fits.
         compressed = response.headers.get("Content-Encoding", "identity") != "identity"
-        if compressed or (length is not None and length != str(self.file.size - begins)):
+        length = None if compressed else response.headers.get("Content-Length")
+        if (compressed and begins) or (length is not None and length != str(self.file.size - begins)):
             return False
-        async for piece in response.aiter_raw():
+        async for piece in response.aiter_bytes():
             if self.have + len(piece) > self.file.size:
                 return False
             self._opened.write(piece)
