@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import errno
 import gzip
 import hashlib
@@ -569,6 +570,20 @@ def test_that_a_date_to_wait_for_is_understood() -> None:
     assert 20 < (_seconds_asked_for(httpx.Headers({"Retry-After": formatdate(time.time() + 30, usegmt=True)})) or 0) <= 30
 
 
+@pytest.mark.parametrize(
+    ("status", "headers"),
+    [
+        (302, {"Location": "file:///etc/passwd"}),
+        (302, {"Location": "/api/models/lab/base/revision/main"}),
+        (200, {"Content-Encoding": "gzip"}),
+    ],
+)
+def test_that_an_answer_that_leads_astray_is_told(the_hub: HubStandIn, status: int, headers: dict[str, str]) -> None:
+    the_hub.fail("/revision/", 99, status, headers)
+    with pytest.raises(HubAnswerUnknown, match="leads to an address"):
+        get()
+
+
 @pytest.mark.parametrize("part", ["/revision/", "/tree/", "/resolve/"])
 @pytest.mark.parametrize("status", [500, 503])
 def test_that_trouble_at_the_hub_is_tried_again(the_hub: HubStandIn, part: str, status: int) -> None:
@@ -954,6 +969,28 @@ def test_that_login_reads_standard_input_and_logout_forgets(
     assert read_token() is None
     out, err = capsys.readouterr()
     assert TOKEN not in out + err and "out of the keyring" in out
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="terminals are others there")
+def test_that_on_a_terminal_the_token_is_asked_for_and_not_shown() -> None:
+    ours, theirs = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "zk0desk", "hub", "login"], stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+    )
+    os.close(theirs)
+    shown = b""
+    try:
+        while b"Token" not in shown:
+            shown += os.read(ours, 1000)
+        os.write(ours, f"{TOKEN}\n".encode())
+        with contextlib.suppress(OSError):  # how a terminal ends
+            while piece := os.read(ours, 1000):
+                shown += piece
+    finally:
+        os.close(ours)
+        process.wait(20)
+    assert process.returncode == ExitStatus.USAGE and b"No keyring is installed" in shown
+    assert TOKEN.encode() not in shown
 
 
 @pytest.mark.parametrize("arguments", [[TOKEN], ["--token", TOKEN], [f"--token={TOKEN}"]])

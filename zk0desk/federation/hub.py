@@ -12,7 +12,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -104,7 +104,7 @@ def fetch(
     _require_online()
     control.check()
     token, silent = _token(asked)
-    asked = Asked(asked.kind, asked.repo_id, asked.revision, asked.endpoint, with_token=token is not None, keyring_silent=silent)
+    asked = replace(asked, with_token=token is not None, keyring_silent=silent)
     work = _Fetch(asked, token, patience, progress or (lambda done, total: None)).run()
     with asyncio.Runner(loop_factory=HubLoop) as runner:
         return runner.run(_until_stopped(work, control))
@@ -249,9 +249,7 @@ class _Fetch:
                 "Its config.json names a backbone that is a folder there, not a name on the Hub.",
                 "Tell its owner, or choose another base policy.",
             ) from None
-        asked = Asked(
-            "policy", asked.repo_id, asked.revision, asked.endpoint, self._asked.with_token, keyring_silent=self._asked.keyring_silent
-        )
+        asked = replace(self._asked, repo_id=asked.repo_id, revision=asked.revision)
         commit = await line.commit_of(asked)
         files = backbone_files(await line.listing(asked, commit), asked.repo_id)
         return [_Part(asked, commit, file, f"{BACKBONE_FOLDER}/{file.path}") for file in files]

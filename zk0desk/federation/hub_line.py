@@ -46,6 +46,7 @@ MAX_PAGES = 1000
 SYNC_EVERY = 32 * 2**20
 """Bytes after which the disk is waited for: the wait at the end stays short, and so does a Stop."""
 _PIECE = 4 * 2**20
+_ASTRAY = (httpx.UnsupportedProtocol, httpx.TooManyRedirects, httpx.InvalidURL, httpx.DecodingError)
 
 
 @dataclass(frozen=True)
@@ -164,8 +165,8 @@ class HubLine:
                     if response.is_success:
                         return await _parsed(response, asked), response.links.get("next", {}).get("url")
                     wait = waits.after_answer(response)
-            except (httpx.UnsupportedProtocol, httpx.TooManyRedirects, httpx.InvalidURL):
-                raise unknown_answer(asked, "It leads to an address that cannot be.") from None
+            except _ASTRAY:
+                raise unknown_answer(asked, "It leads to an address that cannot be, or sends what cannot be read.") from None
             except httpx.TransportError as error:
                 wait = waits.after_break(error)
             await asyncio.sleep(wait)
@@ -214,8 +215,8 @@ class HubLine:
                         if arrival.have > began:
                             waits.something_came()
                         wait = 0 if arrival.have >= arrival.file.size else waits.after_break(httpx.ReadError("short"), in_the_middle=True)
-            except (httpx.UnsupportedProtocol, httpx.TooManyRedirects, httpx.InvalidURL):
-                raise unknown_answer(asked, "It leads to an address that cannot be.") from None
+            except _ASTRAY:
+                raise unknown_answer(asked, "It leads to an address that cannot be, or sends what cannot be read.") from None
             except httpx.TransportError as error:
                 if arrival.have > began:
                     waits.something_came()
