@@ -151,6 +151,24 @@ def test_a_damaged_episode_of_v2_is_left_out_and_no_picture_of_the_others_is_enc
     assert opened(result.path)[0]["observation.images.top"].max() < 0.05
 
 
+def test_a_video_of_v2_at_another_rate_is_refused_with_the_figure_and_can_be_encoded_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording_parts, "FPS", 8)
+    source = make_v2(tmp_path / "old")
+    rate = json.loads((source / "meta/info.json").read_text())
+    (source / "meta/info.json").write_text(json.dumps(rate | {"fps": FPS}))
+    for number, path in enumerate(sorted((source / "data").rglob("*.parquet"))):
+        table = pq.read_table(path)
+        times = (np.arange(LENGTHS[number]) / FPS).astype(np.float32)
+        pq.write_table(table.set_column(table.schema.get_field_index("timestamp"), "timestamp", [times]), path)
+    plan = plan_repair(source, quick_check(source, NEEDS), NEEDS)
+    with pytest.raises(RepairError, match="125.0 ms off 10 a second"):
+        repair(source, tmp_path / "new", plan)
+    dataset = opened(mend(source, tmp_path / "new", reencode=True).path)
+    assert dataset[9]["observation.images.top"].mean() * 255 == pytest.approx(60, abs=4)
+
+
 @pytest.mark.parametrize("name", ["it's here", "ünïcödé 日本語"])
 def test_the_folders_may_have_any_name(name: str, tmp_path: Path) -> None:
     (tmp_path / name).mkdir()
