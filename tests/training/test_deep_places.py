@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.training.recording_parts import Table, make_recording
 from zk0desk.training.deep_check import deep_check
 from zk0desk.training.deep_places import place_findings
 from zk0desk.training.episode_table import Episode, Span
-from zk0desk.training.recordings import PolicyNeeds, Severity
+from zk0desk.training.recordings import PolicyNeeds, RecordingError, Severity, policy_needs, quick_check
 
 NEEDS = PolicyNeeds(chunk_size=4)
 DATA = "data/chunk-000/file-000.parquet"
@@ -112,6 +113,39 @@ def test_a_data_file_that_the_system_refuses_is_not_called_damaged(
     finding = result.findings[0]
     assert (result.status, finding.code) == ("unusable", "unreadable")
     assert words in finding.why and "whole parquet" not in finding.why
+
+
+def test_a_damaged_column_of_the_table_that_only_lerobot_reads_is_told_once(tmp_path: Path) -> None:
+    folder = make_recording(tmp_path / "cubes")
+    path = folder / "meta/episodes/chunk-000/file-000.parquet"
+    with pq.ParquetFile(path) as file:
+        column = next(c for c in map(file.metadata.row_group(0).column, range(9)) if c.path_in_schema == "data/file_index")
+        start = column.dictionary_page_offset or column.data_page_offset
+    raw = bytearray(path.read_bytes())
+    raw[start : start + column.total_compressed_size] = bytes(column.total_compressed_size)
+    path.write_bytes(raw)
+    assert quick_check(folder).status == "ok"
+    result = deep_check(folder, NEEDS)
+    assert (result.status, [finding.code for finding in result.findings]) == ("unusable", ["data-unreadable"])
+
+
+def test_a_state_that_is_no_number_is_told_by_both_checks(tmp_path: Path) -> None:
+    def broken(table: Table) -> None:
+        table["observation.state"][7] = np.array([0, np.inf, 0], np.float32)
+
+    folder = make_recording(tmp_path / "cubes", data=broken)
+    assert [finding.code for finding in quick_check(folder).findings] == ["state-not-finite"]
+    (finding,) = deep_check(folder, NEEDS).findings
+    assert (finding.code, finding.severity, finding.episodes) == ("state-not-finite", Severity.BLOCKS, (1,))
+    assert "frame 1" in finding.why
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"max_state_dim": "many"}', '{"input_features": 7}'])
+def test_a_policy_that_cannot_be_read_is_told(text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(RecordingError) as raised:
+        policy_needs(tmp_path)
+    assert raised.value.code == "policy-unreadable"
 
 
 # --- the command

@@ -19,7 +19,7 @@ from typing import Any
 from zk0desk import folders
 from zk0desk.control import NodeControl
 from zk0desk.training.deep_columns import ColumnCheck
-from zk0desk.training.deep_rows import PictureCheck, batches
+from zk0desk.training.deep_rows import PictureCheck, batches, read_through
 from zk0desk.training.deep_videos import VideoCheck
 from zk0desk.training.episode_table import Episode, Span, read_episode_table
 from zk0desk.training.recording_check import quick_check
@@ -90,7 +90,8 @@ def _together(quick: list[Finding], deep: list[Finding]) -> list[Finding]:
     """Both; where both tell the same, the deep one, which names the episodes, in the quick one's place."""
     better = {finding.code: finding for finding in deep}
     taken = [better.pop(finding.code, finding) for finding in quick]
-    return taken + [finding for finding in deep if finding.code in better]
+    taken += [finding for finding in deep if finding.code in better]
+    return list({(finding.code, finding.what): finding for finding in taken}.values())
 
 
 def _look(path: Path, info: Info, needs: PolicyNeeds, control: NodeControl, progress: Callable[[Progress], None]) -> list[Finding]:
@@ -99,6 +100,11 @@ def _look(path: Path, info: Info, needs: PolicyNeeds, control: NodeControl, prog
         episodes = read_episode_table(path, info)
     except RecordingError as error:
         findings, episodes = [error.finding()], []
+    try:
+        for table in parquet_files(path / "meta" / "episodes"):
+            read_through(table)
+    except RecordingError as error:
+        findings.append(error.finding())
     files = parquet_files(path / "data")
     cameras = [feature for feature in info.cameras if feature.dtype == "video" and not feature.depth]
     total, done = max(1, info.frames) + len(episodes) * len(cameras) * 20, 0

@@ -48,6 +48,19 @@ def batches(
         raise unreadable_data(path, error) from error
 
 
+def read_through(path: Path) -> None:
+    """Read every column of a table, as LeRobot does, also those that nothing here asks for. `RecordingError` where one cannot be read."""
+    import pyarrow as pa
+    import pyarrow.dataset as pads
+
+    try:
+        with path.open("rb") as opened:
+            for batch in pads.ParquetFileFormat().make_fragment(opened).to_batches(batch_readahead=0, use_threads=False):
+                batch.validate()
+    except (pa.ArrowException, OSError, ValueError, NotImplementedError) as error:
+        raise unreadable_data(path, error) from error
+
+
 def _numbers(batch: pa.RecordBatch, info: Info) -> dict[str, np.ndarray]:
     import pyarrow as pa
 

@@ -120,9 +120,14 @@ def _time_at(container: av.container.InputContainer, stream: av.VideoStream, at:
     assert base is not None
     start = stream.start_time or 0
     container.seek(max(0, int((at - half) / base)) + start, stream=stream, backward=True)
+    keyed = False
     for count, frame in enumerate(container.decode(stream)):
         if count > MAX_DECODED:
             raise ValueError(f"it has no key frame within {MAX_DECODED:,} frames")
+        keyed = keyed or frame.key_frame
+        # What is wrong before the first key frame lies in another group of pictures; after it, it is in all that follow.
+        if keyed and frame.is_corrupt:
+            raise ValueError("its data is damaged on the way to a picture that training asks for")
         if frame.pts is None:
             continue
         time = float((frame.pts - start) * base)
