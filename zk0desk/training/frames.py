@@ -7,6 +7,7 @@ decoded pictures are kept, as bytes, up to a budget: a small recording is decode
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,10 +19,12 @@ import numpy as np
 
 from zk0desk.quiet import quiet_libraries
 from zk0desk.settings import ChosenRecording
+from zk0desk.training.decoder import decoder_of
 from zk0desk.training.policy_files import PolicyError
 
 if TYPE_CHECKING:
     import torch
+    from lerobot.datasets.video_utils import VideoDecoderCache
 
     from zk0desk.training.policy import TrainablePolicy
 
@@ -30,6 +33,9 @@ KEEP_BYTES = 512 * 2**20
 _RUN = 64
 """Consecutive frames that are decoded together while pictures are kept."""
 TOLERANCE_S = 1e-4
+OPEN_VIDEOS = 4
+"""Videos that a thread keeps open."""
+_log = logging.getLogger(__name__)
 
 Batch = dict[str, "torch.Tensor"]
 
@@ -198,8 +204,10 @@ class _Budget:
 class Pictures:
     """The pictures of one recording, by row: decoded when asked for, kept while the budget lasts."""
 
-    def __init__(self, dataset: Any, rows: np.ndarray, slots: Mapping[str, str], budget: _Budget) -> None:
+    def __init__(self, dataset: Any, rows: np.ndarray, slots: Mapping[str, str], budget: _Budget, decoder: str = "pyav") -> None:
         self._dataset = dataset
+        self.decoder = decoder
+        self._own = threading.local()
         self._rows = rows
         self.slots = dict(slots)
         self._budget = budget
@@ -243,7 +251,7 @@ class Pictures:
 
     def _decode(self, camera: str, rows: list[int]) -> torch.Tensor:
         import torch
-        from lerobot.datasets.video_utils import decode_video_frames
+        from lerobot.datasets.video_utils import decode_video_frames, decode_video_frames_torchcodec
 
         meta = self._dataset.meta
         if camera in meta.image_keys:
@@ -252,7 +260,23 @@ class Pictures:
         episode = int(self._episode[rows[0]])
         begin = meta.episodes[episode][f"videos/{camera}/from_timestamp"]
         path = self._dataset.root / meta.get_video_file_path(episode, camera)
-        return decode_video_frames(path, [begin + float(self._time[n]) for n in rows], TOLERANCE_S, backend="pyav", return_uint8=True)
+        times = [begin + float(self._time[n]) for n in rows]
+        if self.decoder == "torchcodec":
+            try:
+                return decode_video_frames_torchcodec(path, times, TOLERANCE_S, decoder_cache=self._videos(), return_uint8=True)
+            except Exception as error:  # noqa: BLE001 - whatever it cannot do, PyAV may; what neither can, PyAV says
+                _log.warning("torchcodec cannot decode %s, PyAV is used: %s", path, error)
+                self.decoder = "pyav"
+        return decode_video_frames(path, times, TOLERANCE_S, backend="pyav", return_uint8=True)
+
+    def _videos(self) -> VideoDecoderCache:
+        """The calling thread's open videos: torchcodec's decoders are not for several threads at once."""
+        from lerobot.datasets.video_utils import VideoDecoderCache
+
+        if not hasattr(self._own, "videos"):
+            self._own.videos = VideoDecoderCache(OPEN_VIDEOS)
+        videos: VideoDecoderCache = self._own.videos
+        return videos
 
 
 def _read_table(policy: TrainablePolicy, chosen: ChosenRecording, budget: _Budget) -> FrameTable:
@@ -319,7 +343,7 @@ def _read_table(policy: TrainablePolicy, chosen: ChosenRecording, budget: _Budge
         last=np.repeat(ends, ends - starts),
         tasks=tasks,
         content=digest.hexdigest(),
-        pictures=Pictures(dataset, rows, slots, budget),
+        pictures=Pictures(dataset, rows, slots, budget, decoder_of(chosen.path).name),
     )
 
 
