@@ -174,3 +174,19 @@ def test_the_command_checks_deeply_keeps_its_answer_and_looks_again(tmp_path: Pa
     assert run(tmp_path / "home", str(folder), "--deep").returncode == 0, "the kept answer is given"
     done = run(tmp_path / "home", str(folder), "--deep", "--again")
     assert done.returncode == 4 and "Frames are missing or doubled, in episode 1." in done.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals")
+def test_the_command_shows_on_a_terminal_how_far_it_is_and_prints_nothing_of_it_elsewhere(tmp_path: Path) -> None:
+    import pty
+
+    folder = make_recording(tmp_path / "cubes")
+    assert run(tmp_path / "home", str(folder), "--deep", "--again").stderr == ""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "zk0desk", "recordings", "check", str(folder), "--deep", "--again"]
+    home = os.environ | {"ZK0DESK_HOME": str(tmp_path / "home")}
+    subprocess.run(command, stdout=subprocess.DEVNULL, stderr=theirs, timeout=120, env=home, check=True)
+    os.close(theirs)
+    told = os.read(ours, 65_536).decode()
+    os.close(ours)
+    assert "100 %" in told and "observation.images.top" in told

@@ -17,7 +17,7 @@ import pytest
 
 from tests.training.recording_parts import LENGTHS, Info, Table, make_recording, write_video
 from zk0desk.training import recording_rows, recordings
-from zk0desk.training.recordings import CheckResult, RecordingError, find_recordings, map_cameras, quick_check, read_recording
+from zk0desk.training.recordings import CheckResult, RecordingError, deep_check, find_recordings, map_cameras, quick_check, read_recording
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "recordings"
 TOP = "videos/observation.images.top/chunk-000/file-000.mp4"
@@ -271,6 +271,12 @@ print(sorted({{"torch", "lerobot", "pandas", "datasets", "pydantic", "transforme
     assert done.stdout.strip() == "[]"
 
 
+def test_the_names_of_the_checks_are_there_before_anything_large_is_loaded() -> None:
+    code = "import sys, zk0desk.training.recordings; print(sorted({'numpy', 'pyarrow', 'av', 'PIL', 'torch'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the real recordings beside the checkout")
 def test_nothing_is_written_into_real_recordings() -> None:
     def state(folder: Path) -> dict[str, tuple[int, str]]:
@@ -281,4 +287,5 @@ def test_nothing_is_written_into_real_recordings() -> None:
     for folder in found:
         before = state(folder)
         quick_check(folder)
+        deep_check(folder, again=True)
         assert state(folder) == before

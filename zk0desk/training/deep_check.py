@@ -18,8 +18,6 @@ from typing import Any
 
 from zk0desk import folders
 from zk0desk.control import NodeControl
-from zk0desk.training.deep_columns import ColumnCheck
-from zk0desk.training.deep_rows import PictureCheck, batches, read_through
 from zk0desk.training.deep_videos import VideoCheck
 from zk0desk.training.episode_table import Episode, Span, read_episode_table
 from zk0desk.training.recording_check import quick_check
@@ -95,6 +93,10 @@ def _together(quick: list[Finding], deep: list[Finding]) -> list[Finding]:
 
 
 def _look(path: Path, info: Info, needs: PolicyNeeds, control: NodeControl, progress: Callable[[Progress], None]) -> list[Finding]:
+    # Here, since they load numpy: the window imports this module before it is shown.
+    from zk0desk.training.deep_columns import ColumnCheck
+    from zk0desk.training.deep_rows import PictureCheck, batches, read_through
+
     findings: list[Finding] = []
     try:
         episodes = read_episode_table(path, info)
