@@ -1,53 +1,155 @@
-"""`zk0desk doctor`: does the policy train on this computer?"""
+"""`zk0desk doctor`: does the policy train on this computer, with these recordings?"""
 
 from __future__ import annotations
 
 import json
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from zk0desk.events import Event
+    from zk0desk.settings import ChosenRecording, Settings
+    from zk0desk.training.hardware_types import Computer, Gpu
+    from zk0desk.training.preflight import Preflight
+
 
 def doctor(
-    policy: Annotated[Path | None, typer.Option(help="The policy's folder; default: SmolVLA in full size.", show_default=False)] = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(help="The policy's folder; default: the settings' one, else SmolVLA in full size.", show_default=False),
+    ] = None,
+    recordings: Annotated[
+        list[Path] | None,
+        typer.Option(help="A recording's folder; may be given several times. Default: those in the settings.", show_default=False),
+    ] = None,
+    measure: Annotated[bool, typer.Option("--measure", help="Time real steps of training, which takes a minute or two.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Do not try to load torch.")] = False,
+    settings_file: Annotated[Path | None, typer.Option("--settings", help="Settings file; default: the operator's.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> int:
-    """Say whether this computer can train the policy, and if not, why and what to do.
+    """Say whether this computer can train the policy on the recordings, and if not, why and what to do.
 
-    Works where torch, a display or a keyring are missing, and says so. Exit status: 0 it can, 3 with limits, 4 it cannot.
+    Works where torch, a display or a keyring are missing, and says so. Nothing is sent, and nothing is written but what was measured.
+    Exit status: 0 it can, 3 with limits, 4 it cannot.
 
     \b
-    Example: zk0desk doctor --json
+    Example: zk0desk doctor --policy ~/policies/smolvla --recordings ~/recordings/cubes --measure
     """
-    from zk0desk.training.hardware import PARAMETERS, TRAINABLE, gigabytes, inspect_computer, verdict
+    from zk0desk.control import NodeControl
+    from zk0desk.training.preflight import measured, preflight
 
-    parameters, trainable = PARAMETERS, TRAINABLE
-    if policy is not None:
-        from zk0desk.training.policy_files import read_policy
-
-        files = read_policy(policy)
-        parameters, trainable = files.parameters, files.trainable_parameters
-    computer = inspect_computer(probe_engine=not quick)
-    answer = verdict(computer, parameters, trainable)
+    settings, trouble = _settings(settings_file)
+    folder = policy or settings.policy.folder
+    chosen = _chosen(settings, recordings)
+    seen = preflight(folder, chosen, settings.training, quick=quick)
+    if measure:
+        seen = measured(seen, chosen, settings.training, control=NodeControl(), emit=_progress if not as_json else lambda _: None)
     if as_json:
-        data: dict[str, Any] = {**answer.to_json(), "computer": computer.to_json()}
-        print(json.dumps(data, indent=2))
-        return int(answer.exit_status)
-    print(answer.sentence)
-    rows = [
-        ("System", computer.system),
-        ("Processor", f"{computer.cpu}, {computer.cores} cores, {' '.join(computer.instructions)}"),
-        *(("GPU", f"{g.name}, {gigabytes(g.memory_free)} of {gigabytes(g.memory)} free, driver {g.driver or '-'}") for g in computer.gpus),
-        ("Memory", f"{gigabytes(computer.memory_free)} of {gigabytes(computer.memory)} free; {gigabytes(answer.memory_needed)} needed"),
-        ("Disk", f"{gigabytes(computer.disk_free)} free"),
-        ("Keyring", computer.keyring),
-        ("Screen", "yes" if computer.display else "no: the window cannot open, headless commands work"),
-        ("Versions", ", ".join(f"{name} {version or 'not installed'}" for name, version in computer.versions.items())),
-    ]
-    for name, value in rows:
+        print(json.dumps({**seen.to_json(), "settings-error": trouble or None}, indent=2))
+        return int(seen.exit_status)
+    print(seen.sentence)
+    for name, value in [*_computer(seen.computer), *_training(seen), *([("Settings", trouble)] if trouble else [])]:
         print(f"  {name:<10}{value}")
-    for finding in answer.findings:
+    for finding in seen.verdict.findings:
         print(f"  {finding.severity:<10}  {finding.what} {finding.why} {finding.remedy}".rstrip())
-    return int(answer.exit_status)
+    return int(seen.exit_status)
+
+
+def _settings(path: Path | None) -> tuple[Settings, str]:
+    """The settings, or the defaults and why they cannot be read."""
+    from zk0desk.errors import OperatorError
+    from zk0desk.settings import Settings, load
+
+    try:
+        return load(path), ""
+    except OperatorError as error:
+        return Settings(), str(error)
+
+
+def _chosen(settings: Settings, paths: list[Path] | None) -> list[ChosenRecording]:
+    from zk0desk.settings import ChosenRecording
+
+    if not paths:
+        return list(settings.recordings.chosen)
+    known = {chosen.path.expanduser().absolute(): chosen for chosen in settings.recordings.chosen}
+    return [known.get(path.expanduser().absolute(), ChosenRecording(path=path)) for path in paths]
+
+
+def _progress(event: Event) -> None:
+    from zk0desk.events import Notice, StepDone
+
+    if isinstance(event, StepDone):
+        print(f"measuring: {event.frames} frames in {event.seconds:.2f} s", file=sys.stderr, flush=True)
+    elif isinstance(event, Notice):
+        print(f"{event.what} {event.why}", file=sys.stderr, flush=True)
+
+
+def _computer(computer: Computer) -> Iterator[tuple[str, str]]:
+    """What was seen of the computer, as names and values."""
+    from zk0desk.training.hardware import gigabytes
+
+    inside = [word for word, is_so in (("WSL", computer.wsl), ("a container", computer.container)) if is_so]
+    limits = [f"{gigabytes(computer.memory_limit)} of memory"] if computer.memory_limit else []
+    limits += [f"{computer.cpu_limit:g} cores"] if computer.cpu_limit else []
+    yield (
+        "System",
+        computer.system + "".join(f", in {word}" for word in inside) + (f", limited to {' and '.join(limits)}" if limits else ""),
+    )
+    yield "Processor", f"{computer.cpu}, {computer.cores} cores, {' '.join(computer.instructions)}"
+    for gpu in computer.gpus:
+        yield "GPU", _gpu(gpu)
+    if not computer.gpus:
+        yield "GPU", "none that can train"
+    yield "Memory", f"{gigabytes(computer.memory_free)} of {gigabytes(computer.memory)} free"
+    yield "Disk", f"{gigabytes(computer.disk_free)} free for {computer.disk_place}"
+    yield "Keyring", computer.keyring or "not looked at"
+    yield "Screen", "yes" if computer.display else "no: the window cannot open, headless commands work"
+    sees = f"; it sees {computer.torch_sees}" if computer.torch_sees else ""
+    yield "torch", f"built for {computer.torch_build}{sees}" if computer.torch_build else "not known"
+    yield "Versions", ", ".join(f"{name} {version or 'not installed'}" for name, version in computer.versions.items())
+
+
+def _gpu(gpu: Gpu) -> str:
+    from zk0desk.training.hardware import gigabytes
+
+    facts = [gpu.name, f"{gigabytes(gpu.memory_free)} of {gigabytes(gpu.memory)} free"]
+    facts += [f"others hold {gigabytes(gpu.memory_others)}"] if gpu.memory_others else []
+    facts += [f"{gpu.utilisation}% busy"] if gpu.utilisation is not None else []
+    facts += [f"{gpu.temperature} degrees Celsius"] if gpu.temperature is not None else []
+    return ", ".join([*facts, f"driver {gpu.driver or '-'}"])
+
+
+def _training(seen: Preflight) -> Iterator[tuple[str, str]]:
+    """Policy, recordings, decoder, device and estimate, as names and values."""
+    from zk0desk.training.hardware import gigabytes
+
+    if seen.files is not None:
+        files = seen.files
+        yield "Policy", f"{files.policy_id}, {files.parameters:,} parameters, {files.trainable_parameters:,} of them train; {files.folder}"
+    else:
+        yield "Policy", str(seen.trouble) if seen.trouble else "none named; SmolVLA in full size is assumed"
+    for check in seen.recordings:
+        facts = f", {check.recording.episodes} episodes, {check.recording.frames} frames" if check.recording else ""
+        first = f". {check.findings[0].what} {check.findings[0].remedy}".rstrip() if check.findings else ""
+        yield "Recording", f"{check.path.name}: {check.status}{facts}{first}"
+    for decoder in dict.fromkeys(seen.decoders):
+        yield "Decoder", f"{decoder.name}. {decoder.why}"
+    answer = seen.verdict
+    at_once = f"{answer.micro_batch} frames at once" if answer.micro_batch else "not even one frame fits"
+    memory = f"{gigabytes(answer.memory_needed)} needed, {gigabytes(answer.memory_left)} left"
+    yield "Trains on", f"{answer.device}, {answer.precision}, {at_once}, {memory}"
+    if seen.estimate is not None:
+        each = seen.estimate
+        date = time.strftime("%Y-%m-%d", time.localtime(each.date))
+        speed = f"{each.step_seconds:.2f} s a step of {each.batch} frames, {100 * each.waiting:.0f}% of it waiting for data"
+        yield "Estimate", f"{speed}; {each.frames_per_second:.1f} frames a second; at most {gigabytes(each.peak_memory)}; measured {date}"
+        yield "", seen.round_sentence
+    elif seen.not_measured:
+        yield "Estimate", f"not measured. {seen.not_measured}"
+    else:
+        yield "Estimate", "not measured yet: zk0desk doctor --measure"

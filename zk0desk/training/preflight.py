@@ -1,0 +1,152 @@
+"""All that decides whether training works, looked at before joining: computer, policy, recordings, decoder, and how long a round takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zk0desk.control import NodeControl
+from zk0desk.errors import ExitStatus, OperatorError
+from zk0desk.events import Sink
+from zk0desk.settings import ChosenRecording, ServerRounds, Training
+from zk0desk.training.decoder import Decoder, decoder_of
+from zk0desk.training.estimate import Estimate, duration, measure
+from zk0desk.training.hardware import PARAMETERS, TRAINABLE, Computer, Verdict, inspect_computer, verdict
+from zk0desk.training.hardware_types import Answer
+from zk0desk.training.kept_estimates import camera_sizes, kept
+from zk0desk.training.policy_files import PolicyFiles, read_policy
+from zk0desk.training.recordings import CheckResult, PolicyNeeds, quick_check
+from zk0desk.training.rounds import RoundPlan
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What was seen, and the answer to it. `files` is None without a policy, or with `trouble`; `decoders` are the recordings'.
+
+    `estimate` is None where none is kept and none was measured; `not_measured` says why it could not be.
+    """
+
+    computer: Computer
+    verdict: Verdict
+    files: PolicyFiles | None = None
+    trouble: OperatorError | None = None
+    recordings: tuple[CheckResult, ...] = ()
+    decoders: tuple[Decoder, ...] = ()
+    estimate: Estimate | None = None
+    not_measured: str = ""
+
+    @property
+    def answer(self) -> Answer:
+        """The worst of the computer's, the policy's and the recordings'."""
+        statuses = {result.status for result in self.recordings}
+        if self.verdict.answer == "no" or self.trouble or "unusable" in statuses:
+            return "no"
+        return "limits" if self.verdict.answer == "limits" or "repairable" in statuses else "ok"
+
+    @property
+    def sentence(self) -> str:
+        """What stands in the way first; else the computer's verdict."""
+        if self.verdict.answer == "no":
+            return self.verdict.sentence
+        if self.trouble:
+            return str(self.trouble)
+        worst = [result for status in ("unusable", "repairable") for result in self.recordings if result.status == status]
+        if worst and (worst[0].status == "unusable" or self.verdict.answer == "ok"):
+            finding = worst[0].findings[0]
+            how = "cannot be trained on" if worst[0].status == "unusable" else "can be trained on after a repair"
+            return f"{worst[0].path.name} {how}. {finding.what} {finding.remedy}".rstrip()
+        return self.verdict.sentence
+
+    @property
+    def exit_status(self) -> ExitStatus:
+        """0 it works, 3 with limits, 4 not."""
+        return {"ok": ExitStatus.OK, "limits": ExitStatus.REPAIRABLE, "no": ExitStatus.UNUSABLE}[self.answer]
+
+    @property
+    def round_sentence(self) -> str:
+        """How long a round takes with the paper's plan, or ""."""
+        if self.estimate is None:
+            return ""
+        plan, usual = usual_plan(), ServerRounds()
+        rounds = f"{usual.rounds} rounds take about {duration(self.estimate.run_seconds(usual.rounds, plan))} of training."
+        return f"{self.estimate.against(plan, usual.deadline_s)} {rounds}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The preflight as a JSON object, keys in kebab-case."""
+        decoders = {decoder.name: decoder for decoder in self.decoders}
+        chosen = decoders.get("pyav") or decoders.get("torchcodec")
+        return {
+            **self.verdict.to_json(),
+            "status": self.answer,
+            "sentence": self.sentence,
+            "computer": self.computer.to_json(),
+            "policy": {"error": self.trouble.to_json()} if self.trouble else self.files.to_json() if self.files else None,
+            "recordings": [result.to_json() for result in self.recordings],
+            "decoder": chosen.to_json() if chosen else None,
+            "estimate": {**self.estimate.to_json(), "sentence": self.round_sentence} if self.estimate else None,
+            "not-measured": self.not_measured or None,
+        }
+
+
+def usual_plan() -> RoundPlan:
+    """A round as the paper has it, which is what a federation asks for unless its coordinator chose otherwise."""
+    usual = ServerRounds()
+    return RoundPlan(
+        run="", round=1, rounds=usual.rounds, seed=0, lr=usual.lr, mu=usual.proximal_mu, batch_size=usual.batch_size,
+        local_epochs=usual.local_epochs,
+    )  # fmt: skip
+
+
+def preflight(policy: Path | None, recordings: Sequence[ChosenRecording], training: Training, *, quick: bool = False) -> Preflight:
+    """Look at all of it. Unless `quick`, torch and the decoder are tried, in processes of their own, which takes seconds."""
+    computer = inspect_computer(probe_engine=not quick)
+    files, trouble, needs = None, None, PolicyNeeds()
+    if policy is not None:
+        try:
+            files = read_policy(policy)
+            needs = files.needs
+        except OperatorError as error:
+            trouble = error
+    parameters, trainable = (files.parameters, files.trainable_parameters) if files else (PARAMETERS, TRAINABLE)
+    answer = verdict(computer, parameters, trainable, device=training.device, precision=training.precision)
+    checks = tuple(quick_check(chosen.path, needs) for chosen in recordings)
+    decoders = tuple(_decoder(check, again=not quick) for check in checks if check.status == "ok")
+    found = Preflight(computer, answer, files, trouble, checks, decoders)
+    return Preflight(computer, answer, files, trouble, checks, decoders, _kept(found, recordings))
+
+
+def measured(seen: Preflight, recordings: Sequence[ChosenRecording], training: Training, *, control: NodeControl, emit: Sink) -> Preflight:
+    """`seen` with an estimate that is measured now, or with why that cannot be."""
+    why, estimate = "", seen.estimate
+    if seen.files is None:
+        why = "A policy is needed: name its folder with --policy."
+    elif not recordings:
+        why = "A recording is needed: name its folder with --recordings."
+    elif seen.answer == "no" or any(check.status != "ok" for check in seen.recordings):
+        why = seen.sentence
+    else:
+        try:
+            estimate = measure(seen.files.folder, recordings, training, control=control, emit=emit)
+        except OperatorError as error:
+            why = str(error)
+    return Preflight(seen.computer, seen.verdict, seen.files, seen.trouble, seen.recordings, seen.decoders, estimate, why)
+
+
+def _decoder(check: CheckResult, *, again: bool) -> Decoder:
+    try:
+        return decoder_of(check.path, again=again, only_kept=not again)
+    except OperatorError as error:
+        return Decoder("pyav", str(error))
+
+
+def _kept(seen: Preflight, recordings: Sequence[ChosenRecording]) -> Estimate | None:
+    if seen.files is None or not seen.recordings or any(check.recording is None or check.status != "ok" for check in seen.recordings):
+        return None
+    try:
+        cameras = camera_sizes(seen.files.folder, recordings)
+    except OperatorError:
+        return None
+    frames = sum(check.recording.frames for check in seen.recordings if check.recording)
+    return kept(seen.files.policy_id, cameras, frames, seen.computer, seen.verdict)
