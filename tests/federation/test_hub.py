@@ -322,6 +322,7 @@ def test_that_a_server_that_gives_no_parts_sends_the_whole(the_hub: HubStandIn) 
     told: list[tuple[int, int]] = []
     assert (get(progress=lambda done, total: told.append((done, total))) / "model.safetensors").read_bytes() == WEIGHTS
     assert told[-1][0] == told[-1][1] > len(WEIGHTS)
+    assert len([request for request in the_hub.requests if request.host == "store"]) == 2
 
 
 def test_that_what_an_earlier_fetch_left_is_not_believed_if_the_hash_differs(the_hub: HubStandIn) -> None:
