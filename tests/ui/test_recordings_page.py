@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PySide6.QtCore import QMimeData, Qt, QUrl
-from PySide6.QtWidgets import QComboBox, QLineEdit
+from PySide6.QtWidgets import QAbstractButton, QComboBox, QLineEdit, QProgressBar, QWidget
 from pytestqt.exceptions import TimeoutError as QtTimeout
 
+from tests.training.recording_parts import Table, make_recording
 from tests.ui.page_parts import drop, settle, words
 from tests.ui.whole_window import clipped, overlapping
 from zk0desk import settings as files
+from zk0desk.control import NodeControl
 from zk0desk.settings import ChosenRecording, Policy, Recordings, Settings
-from zk0desk.training.recordings import Camera, CheckResult, Finding, Recording, Severity
+from zk0desk.training.recordings import Camera, CheckResult, Finding, Progress, Recording, Severity
 from zk0desk.ui.model import AppModel
 from zk0desk.ui.pages.recording_list import RecordingCard
 from zk0desk.ui.pages.recording_words import duration, megabytes, thousands
 from zk0desk.ui.pages.recordings import RecordingsPage
+from zk0desk.ui.pages.repair_dialog import RepairDialog
 from zk0desk.ui.widgets import FindingRow
 
 
@@ -238,3 +243,83 @@ def test_durations_are_words(seconds: float, said: str) -> None:
 def test_sizes_and_counts_are_for_people() -> None:
     assert megabytes(612_000_000) == "612.0 MB" and megabytes(12_000) == "12 kB" and megabytes(6_000_000_000) == "6.0 GB"
     assert thousands(38_342) == "38\u202f342"
+
+
+# --- every frame, and a copy that can be trained on
+
+
+def late(table: Table) -> None:
+    table["timestamp"] = table["timestamp"] + np.float32(0.02)
+
+
+def button(page: QWidget, text: str) -> QAbstractButton:
+    return next(each for each in page.findChildren(QAbstractButton) if each.isVisible() and each.text().replace("&", "") == text)
+
+
+def test_every_frame_is_checked_on_request_and_the_answer_stays(model: AppModel, tmp_path: Path, qtbot) -> None:
+    folder = make_recording(tmp_path / "cubes", data=late)
+    page = open_page(model, qtbot, folder)
+    assert "Every row was read" not in words(page)
+    button(page, "Check every frame").click()
+    qtbot.waitUntil(lambda: "Every row was read" in words(page), timeout=20_000)
+    assert "Episodes 0, 1." in words(page)
+    # Another start finds the answer where it was kept.
+    again = open_page(model, qtbot, folder)
+    assert "Every row was read" in words(again)
+    assert button(again, "Check every frame again").isEnabled()
+
+
+def test_a_deep_check_shows_how_far_it_is_and_can_be_cancelled(model: AppModel, tmp_path: Path, qtbot, monkeypatch) -> None:
+    release = threading.Event()
+
+    def slow(_path: Path, needs: object, *, control: NodeControl, progress: Callable[[Progress], None], again: bool) -> CheckResult:
+        progress(Progress(30, 100, "file-000.parquet"))
+        while not release.wait(0.01):
+            control.check()
+        raise AssertionError("it was not cancelled")
+
+    folder = make_recording(tmp_path / "cubes")
+    page = open_page(model, qtbot, folder)
+    monkeypatch.setattr("zk0desk.training.recordings.deep_check", slow)
+    button(page, "Check every frame").click()
+    qtbot.waitUntil(lambda: "30 %  file-000.parquet" in words(page))
+    (bar,) = [each for each in page.findChildren(QProgressBar) if each.isVisible()]
+    assert bar.value() == 30
+    button(page, "Cancel").click()
+    qtbot.waitUntil(lambda: not page._checks[folder].running, timeout=10_000)
+    assert button(page, "Check every frame").isEnabled()
+    assert "It can be read and fits the policy" in words(page)
+
+
+def test_a_recording_is_repaired_on_a_copy_that_takes_its_place(model: AppModel, tmp_path: Path, qtbot) -> None:
+    folder = make_recording(tmp_path / "cubes", data=late)
+    before = (folder / "data/chunk-000/file-000.parquet").read_bytes()
+    page = open_page(model, qtbot, recordings=Recordings(folders=(folder,), chosen=(ChosenRecording(path=folder),)))
+    assert "cannot be trained on as it is" in page.header.answer.text()
+    button(page, "Repair a copy…").click()
+    (dialog,) = page.findChildren(RepairDialog)
+    qtbot.waitUntil(dialog.go.isEnabled, timeout=30_000)
+    assert "stays as it is" in dialog.answer.text() and "of disk" in dialog.answer.text()
+    assert dialog.place.text() == str(tmp_path / "cubes-repaired")
+    with qtbot.waitSignal(dialog.made, timeout=60_000):
+        dialog.go.click()
+    looked(page, qtbot)
+    copy = tmp_path / "cubes-repaired"
+    qtbot.waitUntil(lambda: copy in page.results, timeout=20_000)
+    assert page.results[copy].status == "ok" and page.shown == copy
+    assert [each.path for each in model.settings.recordings.chosen] == [copy]
+    assert page.go_on.isEnabled()
+    assert (folder / "data/chunk-000/file-000.parquet").read_bytes() == before
+
+
+def test_a_copy_that_cannot_be_made_says_why(model: AppModel, tmp_path: Path, qtbot) -> None:
+    folder = make_recording(tmp_path / "cubes", data=late)
+    page = open_page(model, qtbot, folder)
+    button(page, "Repair a copy…").click()
+    (dialog,) = page.findChildren(RepairDialog)
+    qtbot.waitUntil(dialog.go.isEnabled, timeout=30_000)
+    dialog.place.setText(str(folder / "inside"))
+    dialog.go.click()
+    qtbot.waitUntil(lambda: "cannot lie in the recording itself" in dialog.step.text(), timeout=60_000)
+    assert dialog.go.isEnabled() and not (folder / "inside").exists()
+    dialog.reject()

@@ -135,6 +135,7 @@ def repair(
     reencode: Annotated[bool, typer.Option("--reencode", help="Encode the videos anew, as H.264.")] = False,
     leave_out: Annotated[str, typer.Option(help="Episodes to leave out: 3,7.", show_default=False)] = "",
     keep: Keep = False,
+    lines: Annotated[bool, typer.Option("--progress", help="Print `progress STEP PERCENT` as lines on standard error.")] = False,
     as_json: AsJson = False,
 ) -> int:
     """Make a copy of a recording that can be trained on. What is done is printed first.
@@ -148,10 +149,10 @@ def repair(
         numbers = [int(number) for number in leave_out.split(",") if number.strip()]
     except ValueError as error:
         raise typer.BadParameter("name episodes by their numbers: 3,7", param_hint="--leave-out") from error
-    return _repair(path, new, keep=keep, as_json=as_json, leave_out=numbers, reencode=reencode)
+    return _repair(path, new, keep=keep, as_json=as_json, lines=lines, leave_out=numbers, reencode=reencode)
 
 
-def _repair(path: Path, new: Path, *, keep: bool, as_json: bool, convert: bool = False, **options: Any) -> int:
+def _repair(path: Path, new: Path, *, keep: bool, as_json: bool, convert: bool = False, lines: bool = False, **options: Any) -> int:
     """Check, plan, print the plan, repair."""
     from zk0desk.training import repairs
     from zk0desk.training.recordings import PolicyNeeds
@@ -167,9 +168,11 @@ def _repair(path: Path, new: Path, *, keep: bool, as_json: bool, convert: bool =
     def progress(step: RepairProgress) -> None:
         nonlocal said
         now = (step.step, int(100 * step.done))
-        if now != said and sys.stderr.isatty():
+        if now != said and lines:
+            print("progress", *now, file=sys.stderr, flush=True)
+        elif now != said and sys.stderr.isatty():
             print(f"\r{step.step:<12}{now[1]:3d} %", end="", file=sys.stderr, flush=True)
-        elif now[0] != said[0]:
+        elif now[0] != said[0] and not lines:
             print(step.step, file=sys.stderr, flush=True)
         said = now
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from PySide6.QtCore import Qt, QUrl
@@ -10,16 +11,28 @@ from PySide6.QtGui import QDesktopServices
 from PySide6.QtWidgets import QHBoxLayout, QLineEdit, QSizePolicy, QVBoxLayout, QWidget
 
 from zk0desk.ui import theme
+from zk0desk.ui.deep_checks import DeepCheck
 from zk0desk.ui.pages.camera_table import CameraTable
+from zk0desk.ui.pages.deep_check_row import DeepCheckRow
 from zk0desk.ui.pages.recording_words import dimensions, duration, megabytes, thousands, verdict
-from zk0desk.ui.widgets import Badge, Card, ElidedLabel, FindingRow, KeyValueGrid, LinkButton, Text
+from zk0desk.ui.widgets import Badge, Card, ElidedLabel, FindingRow, KeyValueGrid, LinkButton, SecondaryButton, Text
 
 if TYPE_CHECKING:
     from zk0desk.settings import ChosenRecording
-    from zk0desk.training.recordings import CheckResult, PolicyNeeds
+    from zk0desk.training.recordings import CheckResult, Finding, PolicyNeeds
 
 Change = Callable[..., None]
 """Called with what is to be kept of a chosen recording: `cameras`, `leave_out`."""
+
+
+@dataclass(frozen=True)
+class RecordingActions:
+    """What can be done with a recording: its deep check (`look` begins it; `was_deep`: it gave the findings), and a repaired copy."""
+
+    check: DeepCheck
+    look: Callable[[], object]
+    was_deep: bool
+    repair: Callable[[], object]
 
 
 class RecordingDetails(QWidget):
@@ -31,8 +44,10 @@ class RecordingDetails(QWidget):
         self._column.setContentsMargins(0, 0, theme.SPACE_2, 0)
         self._column.setSpacing(theme.SPACE_3)
 
-    def show_result(self, result: CheckResult, needs: PolicyNeeds, chosen: ChosenRecording | None, change: Change) -> None:
-        """Show `result`; what a person changes of a `chosen` recording goes to `change`."""
+    def show_result(
+        self, result: CheckResult, needs: PolicyNeeds, chosen: ChosenRecording | None, change: Change, actions: RecordingActions
+    ) -> None:
+        """Show `result`; what a person changes of a `chosen` recording goes to `change`, what is to be done with it to `actions`."""
         while self._column.count():
             item = self._column.takeAt(0)
             if item is not None and (widget := item.widget()) is not None:
@@ -41,7 +56,7 @@ class RecordingDetails(QWidget):
         recording = result.recording
         self._column.addWidget(_head(result))
         if result.status != "ok":
-            self._column.addWidget(_findings(result))  # what stands in the way comes first
+            self._column.addWidget(_findings(result, actions))  # what stands in the way comes first
         if recording:
             self._column.addWidget(
                 KeyValueGrid(
@@ -67,17 +82,30 @@ class RecordingDetails(QWidget):
             if chosen is not None:
                 self._column.addWidget(_LeavingOut(chosen, recording.episodes, change))
         if result.status == "ok":
-            self._column.addWidget(_findings(result))
+            self._column.addWidget(_findings(result, actions))
         self._column.addStretch(1)
 
 
-def _findings(result: CheckResult) -> Card:
+def _findings(result: CheckResult, actions: RecordingActions) -> Card:
     card = Card("What the check found")
     for finding in result.findings:
-        card.body.addWidget(FindingRow(finding))
+        card.body.addWidget(FindingRow(_with_episodes(finding)))
     if not result.findings:
         card.body.addWidget(FindingRow(_Fine("It can be read and fits the policy", "Looked at just now; no file was changed.")))
+    if result.status == "repairable":
+        words = "Conver&t a copy…" if verdict(result)[1] == "Can be converted" else "R&epair a copy…"
+        card.body.addWidget(SecondaryButton(words, "content-copy", actions.repair), 0, Qt.AlignmentFlag.AlignLeft)
+    if result.recording is not None:
+        card.body.addWidget(DeepCheckRow(actions.check, actions.look, was_deep=actions.was_deep))
     return card
+
+
+def _with_episodes(finding: Finding) -> Finding:
+    """The finding with the numbers of its episodes in its reason, where it does not name them."""
+    if len(finding.episodes) < 2:
+        return finding
+    listed = ", ".join(map(str, finding.episodes[:12])) + (" …" if len(finding.episodes) > 12 else "")
+    return replace(finding, why=f"{finding.why} Episodes {listed}.".strip())
 
 
 def _head(result: CheckResult) -> QWidget:

@@ -6,17 +6,19 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PySide6.QtCore import QTimer
+from PySide6.QtCore import Qt, QTimer
 from PySide6.QtGui import QDragEnterEvent, QDropEvent, QShowEvent
 from PySide6.QtWidgets import QComboBox, QFileDialog, QHBoxLayout, QStackedLayout, QVBoxLayout, QWidget
 
 from zk0desk.errors import OperatorError
 from zk0desk.ui import theme
 from zk0desk.ui.background import in_background
+from zk0desk.ui.deep_checks import DeepCheck
 from zk0desk.ui.model import AppModel
-from zk0desk.ui.pages.recording_details import RecordingDetails
+from zk0desk.ui.pages.recording_details import RecordingActions, RecordingDetails
 from zk0desk.ui.pages.recording_list import RecordingList
 from zk0desk.ui.pages.recording_words import thousands
+from zk0desk.ui.pages.repair_dialog import RepairDialog
 from zk0desk.ui.widgets import Banner, EmptyState, PageHeader, PrimaryButton, scrolled
 
 if TYPE_CHECKING:
@@ -34,12 +36,15 @@ class RecordingsPage(QWidget):
         self.model = model
         self.setAcceptDrops(True)
         self.results: dict[Path, CheckResult] = {}
+        self._deep: set[Path] = set()
+        self._checks: dict[Path, DeepCheck] = {}
         self.listing = RecordingList(self._choose_folder, self.look)
         self.listing.asked.connect(self.show_recording)
         self.listing.ticked.connect(self._choose)
         self.details = RecordingDetails()
         self.cards = self.listing.cards
         self.shown: Path | None = None
+        self._show_next = Path()
         self._looked = False
         self._round = 0
         self._needs: PolicyNeeds | None = None
@@ -140,15 +145,16 @@ class RecordingsPage(QWidget):
         path, *rest = paths
         needs = self._needs
 
-        def check() -> CheckResult:
-            from zk0desk.training.recordings import PolicyNeeds, quick_check
+        def check() -> tuple[CheckResult, bool]:
+            from zk0desk.training.recordings import PolicyNeeds, kept_answer, quick_check
 
-            return quick_check(path, needs or PolicyNeeds())
+            kept = kept_answer(path, needs or PolicyNeeds())
+            return (kept, True) if kept is not None else (quick_check(path, needs or PolicyNeeds()), False)
 
-        def done(result: CheckResult) -> None:
+        def done(answer: tuple[CheckResult, bool]) -> None:
             if turn != self._round:
                 return
-            self.results[path] = result
+            self._keep_result(path, *answer)
             self._rebuild()
             self._check_next(turn, rest)
 
@@ -157,6 +163,60 @@ class RecordingsPage(QWidget):
             self._check_next(turn, rest)
 
         in_background(self, check, done, failed)
+
+    def _keep_result(self, path: Path, result: CheckResult, deep: bool) -> None:
+        self.results[path] = result
+        (self._deep.add if deep else self._deep.discard)(path)
+
+    # --- looking deeper, and repairing
+
+    def check_deeply(self, path: Path) -> None:
+        """Check every frame of the recording at `path`, in the background; an answer that is kept counts unless it is shown already."""
+        from zk0desk.training.recordings import PolicyNeeds
+
+        self._check_of(path).start(self._needs or PolicyNeeds(), again=path in self._deep)
+        if self.shown == path:
+            self.show_recording(path)
+
+    def _check_of(self, path: Path) -> DeepCheck:
+        if path not in self._checks:
+            check = self._checks[path] = DeepCheck(path, self)
+            check.done.connect(partial(self._checked_deeply, path))
+        return self._checks[path]
+
+    def _checked_deeply(self, path: Path, result: CheckResult | None) -> None:
+        if result is None or path not in self.results:
+            return
+        self._keep_result(path, result, deep=True)
+        self._rebuild()
+        if self.shown == path:
+            self.show_recording(path)
+
+    def repair(self, path: Path) -> None:
+        """Ask how a copy of the recording at `path` is to be made that can be trained on."""
+        from zk0desk.training.recordings import PolicyNeeds
+
+        chosen = self._chosen().get(path)
+        dialog = RepairDialog(self.results[path], self._needs or PolicyNeeds(), chosen.leave_out if chosen else (), self)
+        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        dialog.made.connect(partial(self._repaired, path))
+        dialog.open()
+
+    def _repaired(self, path: Path, new: Path) -> None:
+        """The copy is looked for from now on, and takes the place of what it was made from. Its episodes are numbered anew."""
+        settings = self._settings()
+        if settings is None:
+            return
+        chosen = tuple(
+            each.model_copy(update={"path": new, "leave_out": ()}) if each.path == path else each for each in settings.recordings.chosen
+        )
+        there = any(new.is_relative_to(folder) for folder in settings.recordings.folders)
+        added = settings.recordings.folders if there else (*settings.recordings.folders, new)
+        recordings = settings.recordings.model_copy(update={"chosen": chosen, "folders": added})
+        self.shown = None
+        self._show_next = new
+        self.model.update_settings(settings.model_copy(update={"recordings": recordings}))
+        self.look()
 
     def _choose_folder(self) -> None:
         folder = QFileDialog.getExistingDirectory(self, "Add a folder with recordings")
@@ -201,7 +261,10 @@ class RecordingsPage(QWidget):
         self.listing.show_results(self.results, set(chosen))
         if self.shown not in self.results:
             self.shown = None
-        if self.shown is None and self.results:
+        if self._show_next in self.results:
+            self.show_recording(self._show_next)
+            self._show_next = Path()
+        elif self.shown is None and self.results:
             first = next((path for path in chosen if path in self.results), next(iter(self.results)))
             self.show_recording(first)
         self._answer()
@@ -256,7 +319,8 @@ class RecordingsPage(QWidget):
         self.shown = path
         self.listing.mark_shown(path)
         needs = self._needs or PolicyNeeds()
-        self.details.show_result(self.results[path], needs, self._chosen().get(path), partial(self._change, path))
+        actions = RecordingActions(self._check_of(path), partial(self.check_deeply, path), path in self._deep, partial(self.repair, path))
+        self.details.show_result(self.results[path], needs, self._chosen().get(path), partial(self._change, path), actions)
 
     def _change(self, path: Path, **values: object) -> None:
         """Keep `values` of the chosen recording at `path`."""
