@@ -334,13 +334,11 @@ def test_an_answer_is_kept_until_the_recording_changes(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_vanishes_is_told_and_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from zk0desk.training import deep_check as module
-
     def gone(path: Path, *_: Any) -> Any:
         raise OSError(5, "Input/output error", str(path))
 
     folder = make_recording(tmp_path / "cubes")
-    monkeypatch.setattr(module, "batches", gone)
+    monkeypatch.setattr(deep_rows, "batches", gone)
     result = deep_check(folder, NEEDS)
     assert (result.status, codes(result)) == ("unusable", ["unreadable"])
     assert "Input/output error" in result.findings[0].why

@@ -57,6 +57,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "episodes that are numbered with a gap": (numbered(0, 2), "episodes-misnumbered"),
     "episodes that are numbered from one": (numbered(1, 2), "episodes-misnumbered"),
     "tasks that are not counted": ({"info": lambda i: i.pop("total_tasks")}, "tasks-uncounted"),
+    "a depth map or not, as a number": (say("observation.images.top", info={"video.is_depth_map": 3.5}), "info-wrong"),
     "no path of the videos": ({"info": lambda i: i.update(video_path=None)}, "info-wrong"),
 }  # fmt: skip
 

@@ -27,36 +27,37 @@ def batches(
 ) -> Iterator[dict[str, np.ndarray]]:
     """The rows of a parquet file, number columns as arrays; all other columns are read too.
 
-    `saw_type` gets each column's name and type, `step` the rows that were read. Arrow's dataset reader is used, as LeRobot
-    does underneath: it asks more of a file than the plain one.
+    `saw_type` gets each column's name and type, `step` the rows that were read.
     """
-    import pyarrow as pa
-    import pyarrow.dataset as pads
-
     size = BATCH_PICTURES if pictures.cameras else BATCH_ROWS
-    try:
-        with path.open("rb") as opened:
-            fragment = pads.ParquetFileFormat().make_fragment(opened)
-            for column in fragment.physical_schema:
-                saw_type(column.name, column.type)
-            for batch in fragment.to_batches(batch_size=size, batch_readahead=0, use_threads=False):
-                numbers = _numbers(batch, pictures.info)
-                pictures.look(batch, numbers)
-                yield numbers
-                step(batch.num_rows)
-    except (pa.ArrowException, OSError, ValueError, NotImplementedError) as error:
-        raise unreadable_data(path, error) from error
+    for batch in _read(path, size, saw_type):
+        numbers = _numbers(batch, pictures.info)
+        pictures.look(batch, numbers)
+        yield numbers
+        step(batch.num_rows)
 
 
 def read_through(path: Path) -> None:
     """Read every column of a table, as LeRobot does, also those that nothing here asks for. `RecordingError` where one cannot be read."""
+    for _ in _read(path, BATCH_ROWS, lambda *_: None):
+        pass
+
+
+def _read(path: Path, size: int, saw_type: Callable[[str, pa.DataType], None]) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa
-    import pyarrow.dataset as pads
+    import pyarrow.parquet as pq
 
     try:
-        with path.open("rb") as opened:
-            for batch in pads.ParquetFileFormat().make_fragment(opened).to_batches(batch_readahead=0, use_threads=False):
-                batch.validate()
+        with path.open("rb") as opened, pq.ParquetFile(opened, buffer_size=2**20) as file:
+            for column in file.schema_arrow:
+                saw_type(column.name, column.type)
+            rows = 0
+            for batch in file.iter_batches(size, use_threads=False):
+                batch.validate(full=True)  # a damaged column may come out shorter than the others
+                rows += batch.num_rows
+                yield batch
+            if rows != file.metadata.num_rows:
+                raise ValueError(f"it holds {rows:,} rows where its end says {file.metadata.num_rows:,}")
     except (pa.ArrowException, OSError, ValueError, NotImplementedError) as error:
         raise unreadable_data(path, error) from error
 

@@ -315,6 +315,9 @@ def _feature(key: str, entry: object) -> Feature:
     ):
         _wrong(f"{where}.shape", shape, "a list of sizes")
     said = dict(_video_words(entry))
+    for word in ("video.is_depth_map", "is_depth_map"):
+        if not isinstance(said.get(word), bool | None):  # LeRobot takes any number or text there for yes
+            _wrong(f"{where}.{word}", said[word], "true or false")
     depth = said.get("video.is_depth_map", said.get("is_depth_map", False)) is True
     codec = said.get("video.codec", "")
     if dtype not in {"video", "image"} and len(shape) > 5:
