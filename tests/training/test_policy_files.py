@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -117,3 +118,23 @@ def test_that_weights_of_another_size_or_type_are_not_written(demo_policy: Path,
     for weights in (np.zeros(3, np.float32), trainable_weights(demo_policy).astype(np.float64)):
         with pytest.raises(ValueError, match="trainable set is float32"):
             write_policy(tmp_path / "new", demo_policy, weights)
+
+
+def test_a_fingerprint_is_remembered_until_the_file_changes(demo_policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZK0DESK_HOME", str(tmp_path / "home"))
+    copied = copy_policy(tmp_path / "policy", demo_policy)
+    known = read_policy(copied, remembered=True)
+    assert known == read_policy(copied)
+    memory = tmp_path / "home" / "state" / "fingerprints.json"
+    memory.write_text(memory.read_text().replace(known.backbone_sha256, "0" * 64))
+    assert read_policy(copied, remembered=True).backbone_sha256 == "0" * 64, "it is not read again"
+    assert read_policy(copied).backbone_sha256 == known.backbone_sha256, "for training it is"
+    weights = copied / "model.safetensors"
+    state = weights.stat()
+    changed = bytearray(weights.read_bytes())
+    changed[-1] ^= 1
+    weights.write_bytes(changed)
+    os.utime(weights, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert read_policy(copied, remembered=True).backbone_sha256 != "0" * 64, "its size and time are as before, and it is another file"
+    memory.write_text("[")
+    assert read_policy(copied, remembered=True).backbone_sha256 != "0" * 64

@@ -156,7 +156,8 @@ def _around(computer: Computer, place: Place) -> Iterator[Finding]:
     if place.micro_batch < place.undisturbed and gpu.memory - gpu.memory_free > FELT * gpu.memory:
         held = f"Other programs hold {gigabytes(gpu.memory_others)}." if gpu.memory_others else "Other programs hold a part of it."
         what = f"{gigabytes(gpu.memory_free)} of {gpu.name}'s {gigabytes(gpu.memory)} is free: {place.micro_batch} frames at once fit."
-        yield Finding("gpu-shared", Severity.NOTE, what, held, f"Close what uses the GPU; then {place.undisturbed} at once fit.")
+        close = "Close other programs" if gpu.shared else "Close what uses the GPU"
+        yield Finding("gpu-shared", Severity.NOTE, what, held, f"{close}; then {place.undisturbed} at once fit.")
     if gpu.utilisation is not None and gpu.utilisation >= BUSY:
         what = f"{gpu.name} is busy at {gpu.utilisation}%."
         why = "Another program computes on it; each step takes longer."

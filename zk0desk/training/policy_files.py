@@ -7,6 +7,7 @@ files; `settle_policy` makes those paths right again after the folder was moved 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from zk0desk import folders
 from zk0desk.errors import ExitStatus, OperatorError
 from zk0desk.training.layout import Layout
 
@@ -44,6 +46,8 @@ TRAINABLE_MODULES = (
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32", "BOOL": "bool"}
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 _PIECE = 16 * 2**20
+REMEMBERED = 20
+"""Files whose fingerprints are kept."""
 
 
 class PolicyError(OperatorError):
@@ -126,8 +130,11 @@ def is_trainable(name: str) -> bool:
     return name.startswith(TRAINABLE_MODULES)
 
 
-def read_policy(folder: Path) -> PolicyFiles:
-    """Read the fingerprints of the policy in `folder`; `PolicyError` when it is not a SmolVLA policy. Seconds at full size."""
+def read_policy(folder: Path, *, remembered: bool = False) -> PolicyFiles:
+    """Read the fingerprints of the policy in `folder`; `PolicyError` when it is not a SmolVLA policy. Seconds at full size.
+
+    With `remembered` the fingerprint of a file that has not changed since is the one found then: for a look, not for training.
+    """
     folder = Path(folder).expanduser().absolute()
     read_config(folder)
     tensors = _tensors(folder)
@@ -144,7 +151,7 @@ def read_policy(folder: Path) -> PolicyFiles:
     return PolicyFiles(
         folder=folder,
         layout=layout,
-        backbone_sha256=_backbone_sha256(folder / WEIGHTS, state.st_size, state.st_mtime_ns),
+        backbone_sha256=(_remembered_sha256 if remembered else _backbone_sha256)(folder / WEIGHTS, state.st_size, state.st_mtime_ns),
         parameters=sum(prod(tensor.shape) for tensor in tensors.values()),
         trainable_parameters=layout.size,
     )
@@ -343,6 +350,25 @@ def _backbone_sha256(path: Path, size: int, modified: int) -> str:
             for piece in _pieces(file, tensor):
                 digest.update(piece)
     return digest.hexdigest()
+
+
+def _remembered_sha256(path: Path, size: int, modified: int) -> str:
+    """The backbone's SHA-256 as it was found for this very file, in this process or an earlier one."""
+    state = path.stat()
+    file = f"{path} {size} {modified} {state.st_ctime_ns} {state.st_ino}"
+    memory = folders.state_folder() / "fingerprints.json"
+    try:
+        known = json.loads(memory.read_text(encoding="utf-8"))
+        found = known.get(file)
+    except (OSError, ValueError, AttributeError):
+        known, found = {}, None
+    if isinstance(found, str) and len(found) == 64:
+        return found
+    found = _backbone_sha256(path, size, modified)
+    with contextlib.suppress(OSError):
+        folders.private_folder(memory.parent)
+        _write_text(memory, json.dumps(dict([*known.items(), (file, found)][-REMEMBERED:]), indent=1))
+    return found
 
 
 def _pieces(file: Any, tensor: _Tensor) -> Iterator[bytes]:

@@ -105,7 +105,7 @@ def preflight(policy: Path | None, recordings: Sequence[ChosenRecording], traini
     files, trouble, needs = None, None, PolicyNeeds()
     if policy is not None:
         try:
-            files = read_policy(policy)
+            files = read_policy(policy, remembered=True)
             needs = files.needs
         except OperatorError as error:
             trouble = error
