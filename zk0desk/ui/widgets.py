@@ -95,7 +95,8 @@ class ElidedLabel(QWidget):
     def sizeHint(self) -> QSize:
         """A line's height."""
         metrics = QFontMetrics(self._style().font())
-        return QSize(metrics.horizontalAdvance(self._text), metrics.height() + 2)
+        # A glyph may reach a little beyond its advance: what just fits would be cut.
+        return QSize(metrics.boundingRect(self._text).width() + metrics.averageCharWidth(), metrics.height() + 2)
 
     def minimumSizeHint(self) -> QSize:
         """Some characters' width."""
@@ -324,7 +325,8 @@ class KeyValueGrid(QWidget):
             label = Text(name, "muted", wrap=False)
             shown = Text(value, selectable=True)
             shown.setAccessibleName(f"{name}: {value}")
-            label.setAlignment(Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignLeft)
+            for text in (label, shown):
+                text.setAlignment(Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignLeft)
             self._grid.addWidget(label, row, 2 * column)
             self._grid.addWidget(shown, row, 2 * column + 1)
             self._grid.setColumnStretch(2 * column + 1, 1)
