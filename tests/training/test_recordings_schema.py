@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from tests.training.recording_parts import Info, Table, make_recording
-from zk0desk.training.recordings import quick_check
+from zk0desk.training.recordings import Severity, quick_check
 
 
 def declare(key: str, dtype: str, shape: list[int]) -> dict[str, Any]:
@@ -107,6 +107,15 @@ TAKEN: dict[str, dict[str, Any]] = {
 def test_what_lerobot_takes_is_no_finding(name: str, tmp_path: Path) -> None:
     result = quick_check(make_recording(tmp_path / "cubes", **TAKEN[name]))
     assert (result.status, result.findings) == ("ok", ())
+
+
+def test_a_described_column_that_the_data_lacks_is_a_note_and_blocks_where_it_holds_pictures(tmp_path: Path) -> None:
+    result = quick_check(make_recording(tmp_path / "one", **declare("observation.effort", "float32", [3])))
+    (finding,) = result.findings
+    assert (result.status, finding.code, finding.severity) == ("ok", "columns-absent", Severity.NOTE)
+    assert "observation.effort" in finding.what
+    result = quick_check(make_recording(tmp_path / "two", **declare("observation.images.side", "image", [48, 64, 3])))
+    assert result.status == "unusable" and "columns-differ" in {finding.code for finding in result.findings}
 
 
 def test_pictures_without_videos_need_no_path_of_videos(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ class Rows:
         self._times_bad, self._times_off, self._times_lost = 0, 0.0, False
         self._first_time = (0, 0)
         self._unlisted, self._first_unlisted = 0, 0
-        self._differ: Finding | None = None
+        self._differ: dict[str, Finding] = {}
 
     def look_at_names(self, path: Path, names: Sequence[str]) -> None:
         """Compare a file's columns with those that the description declares. `RecordingError` where one is missing that is read."""
@@ -104,16 +104,21 @@ class Rows:
             raise RecordingError(what, "The description declares it.", FETCH_AGAIN, code="column-missing")
         declared = {key for key, feature in self._info.features.items() if feature.dtype != "video"}
         unknown, absent = sorted(set(names) - declared), sorted(declared - set(names))
-        if self._differ is not None or (not unknown and not absent):
-            return
-        parts = []
-        if unknown:
-            parts.append(f"it has {', '.join(map(shown, unknown[:5]))}, which the description does not declare")
-        if absent:
-            parts.append(f"it lacks {', '.join(map(shown, absent[:5]))}")
-        what = f"{shown(path.name)} has other columns than the description declares."
-        why = f"{shown('; '.join(parts).capitalize(), 300)}. LeRobot loads none but those."
-        self._differ = Finding("columns-differ", Severity.BLOCKS, what, why, FETCH_AGAIN)
+        pictures = [key for key in absent if self._info.features[key].is_camera]
+        if unknown or pictures:
+            parts = []
+            if unknown:
+                parts.append(f"it has {', '.join(map(shown, unknown[:5]))}, which the description does not declare")
+            if pictures:
+                parts.append(f"it lacks {', '.join(map(shown, pictures[:5]))}")
+            what = f"{shown(path.name)} has other columns than the description declares."
+            why = f"{shown('; '.join(parts).capitalize(), 300)}. LeRobot loads none but those."
+            self._differ.setdefault("columns-differ", Finding("columns-differ", Severity.BLOCKS, what, why, FETCH_AGAIN))
+        elif absent:
+            what = f"{shown(path.name)} lacks columns that the description declares: {', '.join(map(shown, absent[:5]))}."
+            why = "zk0desk does not train on them; LeRobot's own training would fail."
+            remedy = "Nothing; take them out of meta/info.json in a copy if you train elsewhere."
+            self._differ.setdefault("columns-absent", Finding("columns-absent", Severity.NOTE, what, why, remedy))
 
     def take(self, rows: Mapping[str, np.ndarray]) -> None:
         """Take the next rows in: number columns, vectors of shape (rows, dimensions)."""
@@ -176,7 +181,7 @@ class Rows:
         import numpy as np
 
         info, numbers, episodes = self._info, self._numbers, len(self._numbers)
-        findings = [self._differ] if self._differ is not None else []
+        findings = list(self._differ.values())
         if episodes != info.episodes or self.count != info.frames:
             what = (
                 f"The description says {info.episodes:,} episodes and {info.frames:,} frames; "
