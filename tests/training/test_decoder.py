@@ -116,3 +116,11 @@ def test_torchcodec_gives_the_pictures_that_pyav_gives(demo_policy: Path, record
         assert frames.tables[0].pictures.decoder == name
     for key, value in seen[0].items():
         assert (value.int() - seen[1][key].int()).abs().max() <= 2
+
+
+def test_the_environment_may_spare_the_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from zk0desk.training import decoder
+
+    monkeypatch.setenv(decoder.CHOSEN, "pyav")
+    monkeypatch.setattr(decoder, "_try", lambda _: pytest.fail("it was tried"))
+    assert decoder.decoder_for(tmp_path / "video.mp4", "h264").name == "pyav"

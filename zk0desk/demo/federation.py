@@ -27,8 +27,8 @@ from zk0desk.settings import (
     Training,
 )
 
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-"""The order of a sum decides its last bit: with one thread a seed gives one curve."""
+ALIKE = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "ZK0DESK_DECODER": "pyav"}
+"""The order of a sum decides its last bit: with one thread, and one decoder, a seed gives one curve."""
 
 
 class DemoFailed(OperatorError):
@@ -95,7 +95,7 @@ class DemoFederation:
         self._tell("making", "The demo makes its policy and its recordings.", "A small simulated arm, filmed; another task for each node.")
         numbers = [] if plan.recordings else [str(number) for number in range(1, plan.nodes + 1)]
         shared = ["policy"] if plan.recordings else ["policy", "held-out"]
-        self._guard.warm_up(ONE_THREAD)
+        self._guard.warm_up(ALIKE)
         self._prepare("prepare", shared)
         self._prepare("recordings", numbers)
         # Updates are added in the order of the public keys: handed out in that order, node 1 is always the first.
@@ -105,9 +105,9 @@ class DemoFederation:
         for number, key in enumerate(keys, 1):
             server.nodes().admit(key.public_line)
             _write_private(self._home(number) / "node.key", key.to_pem())
-        self._guard.start("server", ["-m", "zk0desk", "server", "start", str(server.path), "--with-parent"], ONE_THREAD)
+        self._guard.start("server", ["-m", "zk0desk", "server", "start", str(server.path), "--with-parent"], ALIKE)
         self._until(lambda: self._serving and self._made("prepare", shared))
-        self._guard.start("rounds", ["-m", "zk0desk", "server", "run", str(server.path), "--with-parent"], ONE_THREAD)
+        self._guard.start("rounds", ["-m", "zk0desk", "server", "run", str(server.path), "--with-parent"], ALIKE)
         invitation = ServerFolder(server.path).invitation()
         from zk0desk.federation.consent import consent_digest
 
@@ -128,7 +128,7 @@ class DemoFederation:
             )
             settings_file.save(settings, home / "config" / "settings.toml")
             if number < plan.nodes or self._own_node:
-                self._guard.call(f"node-{number}", "zk0desk.cli", ["node"], {**ONE_THREAD, "ZK0DESK_HOME": str(home)})
+                self._guard.call(f"node-{number}", "zk0desk.cli", ["node"], {**ALIKE, "ZK0DESK_HOME": str(home)})
         self._tell("joining", "The federation is up; its nodes join.", f"{plan.nodes} nodes, {plan.rounds} rounds.")
 
     def wait(self) -> DemoFinished:
@@ -168,7 +168,7 @@ class DemoFederation:
 
     def _prepare(self, name: str, parts: list[str]) -> None:
         if parts:
-            self._guard.call(name, "zk0desk.demo.prepare", [str(self.folder), str(self.plan.seed), *parts], ONE_THREAD)
+            self._guard.call(name, "zk0desk.demo.prepare", [str(self.folder), str(self.plan.seed), *parts], ALIKE)
 
     def _made(self, name: str, parts: list[str]) -> bool:
         return set(parts) <= set(self._lines.get(name, ()))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from typing import Literal
 from zk0desk import folders
 from zk0desk.training.hardware_look import last_words
 
+CHOSEN = "ZK0DESK_DECODER"
+"""`pyav` in this variable of the environment spares the trial: the demo's videos are small, and its curve is to be the same everywhere."""
 LIMIT_S = 60
 FFMPEG = range(60, 55, -1)
 """Versions of FFmpeg's libavutil that torchcodec knows: FFmpeg 8 to 4."""
@@ -69,6 +72,8 @@ def decoder_for(video: Path, codec: str, *, again: bool = False, only_kept: bool
 
     Trying takes seconds, and is done only where torchcodec and an FFmpeg for it are installed. With `only_kept` nothing is tried.
     """
+    if os.environ.get(CHOSEN) == "pyav":
+        return Decoder("pyav", f"{CHOSEN} says so.")
     key = _key(codec)
     if key is None:
         return Decoder("pyav", "torchcodec is not installed.")

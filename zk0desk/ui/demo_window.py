@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from PySide6.QtCore import QObject, QThread, QTimer, Signal
 
-from zk0desk.demo.federation import DemoFailed, DemoFederation, DemoPlan, failure
+from zk0desk.demo.federation import ALIKE, DemoFailed, DemoFederation, DemoPlan, failure
 from zk0desk.errors import OperatorError
 from zk0desk.events import DemoFinished, Event, NodeStateChanged, Notice, ServerStateChanged
 from zk0desk.federation.node_state import NodeState
@@ -54,8 +54,9 @@ def run_demo(plan: DemoPlan, on_ready: Callable[[MainWindow], object] | None = N
 
     # The guard comes first, and with it the folder: from here on nothing stays behind, whatever happens.
     federation = DemoFederation(plan, emit, own_node=False)
-    home_before = os.environ.get("ZK0DESK_HOME")
-    os.environ["ZK0DESK_HOME"] = str(federation.operator_home)
+    environment = {"ZK0DESK_HOME": str(federation.operator_home), "ZK0DESK_DECODER": ALIKE["ZK0DESK_DECODER"]}
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)
     application(["zk0desk"])
     thread: _DemoThread | None = None
 
@@ -88,10 +89,11 @@ def run_demo(plan: DemoPlan, on_ready: Callable[[MainWindow], object] | None = N
         federation.close()
         if thread is not None:
             thread.wait()
-        if home_before is None:
-            os.environ.pop("ZK0DESK_HOME", None)
-        else:
-            os.environ["ZK0DESK_HOME"] = home_before
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _explain(window: MainWindow) -> None:
