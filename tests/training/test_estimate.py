@@ -12,11 +12,11 @@ import pytest
 
 from zk0desk import folders
 from zk0desk.control import NodeControl, Stopped
-from zk0desk.events import Event, StepDone
+from zk0desk.events import Event, RoundStarted, RoundTrained, StepDone
 from zk0desk.settings import ChosenRecording, Training
 from zk0desk.training.estimate import Estimate, duration, measure
 from zk0desk.training.hardware import Computer, Gpu, Verdict
-from zk0desk.training.kept_estimates import camera_sizes, keep, kept
+from zk0desk.training.kept_estimates import Learning, camera_sizes, keep, kept
 from zk0desk.training.policy_files import read_policy
 from zk0desk.training.rounds import RoundPlan
 
@@ -110,6 +110,31 @@ def test_a_computer_that_changed_is_learned_anew_in_the_end() -> None:
     for _ in range(30):
         estimate = estimate.corrected(500, 500 * 3.3)
     assert estimate.step_seconds == pytest.approx(3.3, rel=0.02)
+
+
+def test_what_a_round_took_corrects_the_kept_estimate_whatever_the_pauses() -> None:
+    told: list[Event] = []
+    learning = Learning(told.append)
+    events = [
+        RoundStarted(run="r", round=1, rounds=1, lr=1e-4, mu=0.01, steps=8, epochs=1, batch_size=64, frames=640),
+        *(
+            StepDone(
+                run="r", round=1, step=n, steps=8, epoch=1, loss=1, proximal=0, grad_norm=1, lr=1e-4, mu=0.01, frames=64, seconds=3.0,
+                time=n * 1000.0,
+            )
+            for n in range(8)
+        ),
+        RoundTrained(run="r", round=1, metrics={}),
+    ]  # fmt: skip
+    for event in events:
+        learning(event)
+    assert told == events and kept(A.policy_id, A.cameras, 640, COMPUTER, ANSWER) is None, "nothing was measured"
+    keep(A)
+    learning.watch(A.key)
+    for event in events:
+        learning(event)
+    found = kept(A.policy_id, A.cameras, 640, COMPUTER, ANSWER)
+    assert found is not None and found.trained_steps == 8 and found.factor == pytest.approx(2.0)
 
 
 # --- kept

@@ -24,13 +24,14 @@ class Engine:
         from zk0desk.training.loading import load_engine
 
         load_engine()
+        from zk0desk.training.kept_estimates import Learning, key_of
         from zk0desk.training.policy import TrainablePolicy
         from zk0desk.training.trainer import LocalTrainer
 
-        training = settings.training
+        training, learning = settings.training, Learning(emit)
         self._settings = settings
         self._policy = TrainablePolicy.load(files.folder)
-        self.trainer: Trains = LocalTrainer(
+        trainer = LocalTrainer(
             self._policy,
             settings.recordings.chosen,
             node=data_name(settings),
@@ -38,9 +39,11 @@ class Engine:
             precision=training.precision,
             micro_batch=training.micro_batch,
             threads=training.threads,
-            emit=emit,
+            emit=learning,
             control=control,
         )
+        learning.watch(key_of(self._policy, trainer, settings.recordings.chosen))
+        self.trainer: Trains = trainer
 
     def loss(self, weights: np.ndarray, batch: int, control: NodeControl) -> tuple[float, int]:
         """The loss of `weights` on this node's own frames, and their number."""

@@ -43,6 +43,10 @@ REMEMBERED_STEPS = 2000
 """Measured training counts as at most so many steps against what comes after it."""
 
 
+Key = tuple[str, str, str, str, tuple[str, ...]]
+"""What an estimate is kept for: device, its name, precision, policy, camera sizes."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
     """What steps of `batch` frames took: seconds, bytes. `date` is Unix time.
@@ -72,7 +76,7 @@ class Estimate:
     trained_steps: int = 0
 
     @property
-    def key(self) -> tuple[Any, ...]:
+    def key(self) -> Key:
         """What an estimate is kept for."""
         return (self.device, self.device_name, self.precision, self.policy_id, tuple(self.cameras))
 
@@ -179,13 +183,10 @@ def measure(
     The policy and the recordings stay as they are. `emit` is given each `StepDone` and each `Notice`. Raises `Stopped` when `control` is
     asked to stop, and what loading and training raise: `PolicyError`, `RecordingError`, `EngineMissingError`, `RoundFailedError`.
     """
-    from zk0desk.training.hardware_look import cpu_name
-    from zk0desk.training.kept_estimates import camera_sizes, keep
+    from zk0desk.training.kept_estimates import keep, key_of
     from zk0desk.training.loading import load_engine
 
     load_engine()
-    import torch
-
     from zk0desk.training.policy import TrainablePolicy
     from zk0desk.training.trainer import LocalTrainer
 
@@ -219,12 +220,13 @@ def measure(
         compute_s, wait_s = timed(batch, count)
         fewer = max(1, batch // 4)
         frame_s = (compute_s - timed(fewer, count)[0]) / (batch - fewer) if fewer < batch else compute_s / batch
+    device, name, precision, fingerprint, cameras = key_of(policy, trainer, recordings)
     estimate = Estimate(
-        device=trainer.device,
-        device_name=torch.cuda.get_device_name(policy.device) if trainer.device == "cuda" else cpu_name(),
-        precision=trainer.precision,
-        policy_id=policy.files.policy_id,
-        cameras=camera_sizes(policy.files.folder, recordings),
+        device=device,
+        device_name=name,
+        precision=precision,
+        policy_id=fingerprint,
+        cameras=cameras,
         frames=trainer.frames,
         batch=batch,
         micro_batch=min(batch, trainer.micro_batch or batch),

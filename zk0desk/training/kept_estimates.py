@@ -12,11 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zk0desk import folders
+from zk0desk.events import Event, RoundStarted, RoundTrained, Sink, StepDone
 from zk0desk.settings import ChosenRecording
-from zk0desk.training.estimate import Estimate
+from zk0desk.training.estimate import Estimate, Key
+from zk0desk.training.hardware_look import cpu_name
 
 if TYPE_CHECKING:
     from zk0desk.training.hardware_types import Computer, Verdict
+    from zk0desk.training.policy import TrainablePolicy
+    from zk0desk.training.trainer import LocalTrainer
 
 KEPT = 100
 """Estimates that are kept; the oldest go."""
@@ -46,6 +50,46 @@ def keep(estimate: Estimate) -> None:
             Path(name).replace(path)
         finally:
             Path(name).unlink(missing_ok=True)
+
+
+class Learning:
+    """A sink before `emit` that lets what steps of real training took correct the estimate that is kept for them, if there is one.
+
+    Pauses and waiting for data are left out: computing is compared with computing.
+    """
+
+    def __init__(self, emit: Sink) -> None:
+        self._emit = emit
+        self._key: Key | None = None
+        self._frames = self._steps = 0
+        self._seconds = 0.0
+
+    def watch(self, key: Key) -> None:
+        """What is trained from here on."""
+        self._key = key
+
+    def __call__(self, event: Event) -> None:
+        self._emit(event)
+        if isinstance(event, RoundStarted):
+            self._frames, self._steps, self._seconds = 0, 0, 0.0
+        elif isinstance(event, StepDone):
+            self._frames, self._steps, self._seconds = self._frames + event.frames, self._steps + 1, self._seconds + event.seconds
+        elif isinstance(event, RoundTrained) and self._steps:
+            self._correct()
+
+    def _correct(self) -> None:
+        estimate = next((each for each in _read() if each.key == self._key), None)
+        if estimate is not None:
+            seconds = self._seconds / (1 - estimate.waiting)
+            keep(estimate.corrected(self._steps, seconds, batch=max(1, round(self._frames / self._steps))))
+
+
+def key_of(policy: TrainablePolicy, trainer: LocalTrainer, recordings: Sequence[ChosenRecording]) -> Key:
+    """What an estimate of this training is kept for. torch is loaded already."""
+    import torch
+
+    name = torch.cuda.get_device_name(policy.device) if trainer.device == "cuda" else cpu_name()
+    return trainer.device, name, trainer.precision, policy.files.policy_id, camera_sizes(policy.files.folder, recordings)
 
 
 def camera_sizes(policy_folder: Path, recordings: Sequence[ChosenRecording]) -> tuple[str, ...]:
