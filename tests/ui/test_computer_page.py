@@ -12,7 +12,7 @@ from PySide6.QtWidgets import QPushButton
 
 from tests.ui.page_parts import settle, words
 from zk0desk import settings as files
-from zk0desk.settings import Policy, Settings, Training
+from zk0desk.settings import ChosenRecording, Policy, Recordings, Settings, Training
 from zk0desk.training import hardware
 from zk0desk.training.hardware import Computer, Gpu
 from zk0desk.training.policy_files import read_policy
@@ -173,3 +173,26 @@ def test_every_button_has_a_name_and_is_reached_by_the_keyboard(model: AppModel,
     buttons = [button for button in page.findChildren(QPushButton) if button.isVisible()]
     assert buttons and all(button.accessibleName() or button.text() for button in buttons)
     assert all(button.focusPolicy() & Qt.FocusPolicy.TabFocus for button in buttons)
+
+
+def test_without_recordings_a_round_cannot_be_measured(model: AppModel, qtbot, monkeypatch: pytest.MonkeyPatch) -> None:
+    described(monkeypatch, WORKSTATION)
+    page = open_page(model, qtbot)
+    qtbot.waitUntil(lambda: not page.round_time.button.isEnabled())
+    assert "Choose recordings and the base policy first." in words(page)
+
+
+@pytest.mark.timeout(180)
+def test_a_round_is_measured_on_request_and_the_answer_stays(model: AppModel, demo_policy: Path, demo_recording: Path, qtbot) -> None:
+    chosen = Recordings(chosen=(ChosenRecording(path=demo_recording),))
+    model.update_settings(Settings(policy=Policy(folder=demo_policy), recordings=chosen, training=Training(device="cpu", threads=1)))
+    page = open_page(model, qtbot)
+    settle(qtbot)
+    assert page.round_time.answer.text().startswith("Not measured yet")
+    qtbot.mouseClick(page.round_time.button, Qt.MouseButton.LeftButton)
+    assert page.round_time.progress.isVisible() and not page.round_time.button.isEnabled()
+    qtbot.waitUntil(lambda: page.round_time.answer.text().startswith("A round takes about"), timeout=150_000)
+    assert "the federation allows" in page.round_time.answer.text()
+    assert not page.round_time.progress.isVisible()
+    again = open_page(model, qtbot)
+    qtbot.waitUntil(lambda: again.round_time.answer.text().startswith("A round takes about"), timeout=30_000)

@@ -14,6 +14,7 @@ from zk0desk.ui import theme
 from zk0desk.ui.background import in_background
 from zk0desk.ui.hardware_look import Asked, HardwareLook, look_at_hardware
 from zk0desk.ui.model import AppModel
+from zk0desk.ui.pages.round_time_card import RoundTimeCard
 from zk0desk.ui.widgets import (
     Badge,
     Card,
@@ -76,6 +77,9 @@ class ComputerPage(QWidget):
         self.findings.body.addLayout(self._rows)
         column.addWidget(self.findings)
 
+        self.round_time = RoundTimeCard(model)
+        column.addWidget(self.round_time)
+
         seen = Card("What is here")
         self.again = LinkButton("Chec&k again", "refresh", self.look)
         self.copy = LinkButton("Cop&y as text", "content-copy", self._copy)
@@ -96,6 +100,7 @@ class ComputerPage(QWidget):
         if not self._looked:
             self._looked = True
             QTimer.singleShot(0, self, self.look)
+        QTimer.singleShot(0, self.round_time, self.round_time.refresh)
 
     # --- looking
 
@@ -107,6 +112,8 @@ class ComputerPage(QWidget):
             return Asked(None)
 
     def _settings_changed(self) -> None:
+        if self._looked:
+            self.round_time.refresh()
         if self._looked and self._question() != self._asked:
             self.look()
 

@@ -1,0 +1,85 @@
+"""How long a round takes here: what is kept of measurements, and a measurement in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PySide6.QtCore import QObject, QProcess, Signal
+
+from zk0desk.errors import OperatorError
+
+if TYPE_CHECKING:
+    from zk0desk.settings import Settings
+
+
+def known_round_time(settings: Settings) -> str:
+    """What is known of a round's time with these settings, against what the invitation's federation allows; "" when nothing was measured.
+
+    Takes up to seconds: call it in the background.
+    """
+    from zk0desk.training.estimate import duration
+    from zk0desk.training.preflight import preflight
+
+    seen = preflight(settings.policy.folder, settings.recordings.chosen, settings.training, quick=True)
+    if seen.estimate is None:
+        return ""
+    try:
+        from zk0desk.federation.invitation import Invitation
+        from zk0desk.training.rounds import RoundPlan
+
+        asked = Invitation.parse(settings.federation.invitation)
+    except OperatorError:
+        return seen.round_sentence
+    plan = RoundPlan(
+        run="", round=1, rounds=asked.rounds, seed=0, lr=1e-4, mu=0.0, batch_size=asked.batch_size, local_epochs=asked.local_epochs,
+        local_steps=asked.local_steps,
+    )  # fmt: skip
+    run = f"The run's {asked.rounds} rounds take about {duration(seen.estimate.run_seconds(asked.rounds, plan))} of training."
+    return f"{seen.estimate.against(plan, asked.deadline_s)} {run}"
+
+
+class Measurement(QObject):
+    """Runs `zk0desk doctor --measure`, which trains a few real steps. `done` carries why it could not, or ""."""
+
+    done = Signal(str)
+
+    def __init__(self, settings: Path | None, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self.arguments = ["-m", "zk0desk", "doctor", "--measure", "--json"]
+        if settings is not None:
+            self.arguments += ["--settings", str(settings)]
+        self._process = QProcess(self)
+        self._process.finished.connect(self._finished)
+        self._process.errorOccurred.connect(self._broken)
+        self._told = False
+
+    def start(self) -> None:
+        """Start the process."""
+        self._process.start(sys.executable, self.arguments)
+
+    def end(self) -> None:
+        """End the process, if it runs."""
+        self._told = True
+        if self._process.state() != QProcess.ProcessState.NotRunning:
+            self._process.kill()
+            self._process.waitForFinished(3000)
+
+    def _finished(self, code: int, _status: object) -> None:
+        try:
+            answer = json.loads(bytes(self._process.readAllStandardOutput().data()).decode("utf-8", "replace"))
+            self._tell(str(answer["not-measured"] or ""))
+        except (ValueError, KeyError, TypeError):
+            text = bytes(self._process.readAllStandardError().data()).decode("utf-8", "replace").strip()
+            self._tell(text[-300:] or f"The measurement ended with status {code}.")
+
+    def _broken(self, error: QProcess.ProcessError) -> None:
+        if error == QProcess.ProcessError.FailedToStart:
+            self._tell(self._process.errorString())
+
+    def _tell(self, why: str) -> None:
+        if not self._told:
+            self._told = True
+            self.done.emit(why)
