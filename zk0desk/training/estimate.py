@@ -6,8 +6,8 @@ alone. How a round's time is put together:
     steps * (computing a batch + waiting for it) + decoding what is visited for the first time
 
 Computing grows with the batch from a fixed part (the optimiser, the proximal term, launching kernels). Decoded pictures stay in memory
-while they fit, so that only the first visit of a frame decodes; a processor decodes and trains with the same cores, a GPU does both
-at once.
+while they fit, so that only the first visit of a frame decodes; that is done beside training, on the cores that training leaves free,
+and only what takes longer than the training of those frames adds to the round.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from zk0desk.control import NodeControl
 from zk0desk.events import Event, Notice, RoundStarted, Sink, StepDone
 from zk0desk.settings import ChosenRecording, Training
 from zk0desk.training.container_limits import usable_cores
-from zk0desk.training.frames import KEEP_BYTES
+from zk0desk.training.frames import KEEP_BYTES, RUN
 from zk0desk.training.policy_size import BATCH
 from zk0desk.training.rounds import RoundPlan
 
@@ -116,7 +118,7 @@ class Estimate:
             return trained
         new = min(visits, self.frames)
         decoding = new * self.decode_s * self.factor
-        return trained + (decoding if self.device == "cpu" else max(0.0, decoding - trained * new / visits))
+        return trained + max(0.0, decoding - trained * new / visits)
 
     def run_seconds(self, rounds: int, plan: RoundPlan) -> float:
         """Seconds of training in `rounds` rounds of `plan`, one after the other."""
@@ -274,16 +276,17 @@ class _Steps:
 
 def _decoding(frames: Frames) -> float:
     """Seconds a frame of decoding pictures that were not seen before, on the threads that the trainer uses."""
-    count = min(len(frames), 64)
-    start = (len(frames) - count) // 2 // 64 * 64
-    indices = list(range(start, start + count))
-    if not frames.stay:
-        # Without room to keep them, each is decoded by itself, wherever it lies.
-        indices = indices[:: max(1, count // 8)]
-    group = frames.alike(indices)[0]
-    with ThreadPoolExecutor(min(4, usable_cores()), "zk0desk-decode") as pool:
+    threads = min(4, usable_cores())
+    with ThreadPoolExecutor(threads, "zk0desk-decode") as pool:
+        indices = list(range(len(frames)))
+        if len(frames) > 2 * RUN:
+            frames.batch([0], pool)  # what is loaded at the first time
+            indices = list(range(RUN, min(len(frames), RUN + threads * RUN)))
+        # In an order that gives each thread something else to decode; without room to keep them, each picture for itself.
+        indices = np.random.default_rng(0).permutation(indices).tolist()[: None if frames.stay else 8 * threads]
+        group = [indices[place] for place in frames.alike(indices)[0]]
         began = time.monotonic()
-        frames.batch([indices[place] for place in group], pool)
+        frames.batch(group, pool)
         return (time.monotonic() - began) / len(group)
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 KEEP_BYTES = 512 * 2**20
 """Decoded pictures that are kept in memory."""
-_RUN = 64
+RUN = 64
 """Consecutive frames that are decoded together while pictures are kept."""
 TOLERANCE_S = 1e-4
 OPEN_VIDEOS = 4
@@ -221,7 +221,7 @@ class Pictures:
         self.frame_bytes = sum(int(np.prod(shape)) for _, shape in self.signature)
         # Neighbours are decoded along only if all can stay: else they would be decoded again and again.
         self.stay = self.frame_bytes * len(rows) <= budget._left
-        self._run = _RUN if self.stay else 1
+        self._run = RUN if self.stay else 1
 
     def kept(self, row: int) -> bool:
         """Whether the pictures of a row need no decoding."""
