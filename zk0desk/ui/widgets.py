@@ -370,8 +370,8 @@ class FindingRow(QWidget):
         self.why = Text(" ".join(part for part in (finding.why, finding.remedy) if part), "muted")
         texts.addWidget(self.what)
         texts.addWidget(self.why)
-        self.why.setVisible(bool(self.why.text()))
         row.addLayout(texts, 1)
+        self.why.setVisible(bool(self.why.text()))  # after it has a parent: it would be a window of its own for a moment
         self.setAccessibleName(f"{word}: {finding.what} {self.why.text()}")
         self.button = SecondaryButton(button, on_click=on_click)
         self.button.setVisible(bool(button))

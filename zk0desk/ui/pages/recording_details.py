@@ -27,12 +27,14 @@ Change = Callable[..., None]
 
 @dataclass(frozen=True)
 class RecordingActions:
-    """What can be done with a recording: its deep check (`look` begins it; `was_deep`: it gave the findings), and a repaired copy."""
+    """What can be done with a recording: its deep check (`look` begins it; `was_deep`: it gave the findings), a repaired copy, and
+    looking at its episodes (`watch`)."""
 
     check: DeepCheck
     look: Callable[[], object]
     was_deep: bool
     repair: Callable[[], object]
+    watch: Callable[[], object]
 
 
 class RecordingDetails(QWidget):
@@ -74,8 +76,7 @@ class RecordingDetails(QWidget):
                     fold_below=560,
                 )  # fmt: skip
             )
-        show = LinkButton("Sho&w in folder", "folder-open-outline", lambda: QDesktopServices.openUrl(QUrl.fromLocalFile(str(result.path))))
-        self._column.addWidget(show, 0, Qt.AlignmentFlag.AlignLeft)
+        self._column.addWidget(_links(result, actions))
         if recording:
             if recording.cameras:
                 self._column.addWidget(CameraTable(result, needs, chosen, lambda slots: change(cameras=slots)))
@@ -84,6 +85,18 @@ class RecordingDetails(QWidget):
         if result.status == "ok":
             self._column.addWidget(_findings(result, actions))
         self._column.addStretch(1)
+
+
+def _links(result: CheckResult, actions: RecordingActions) -> QWidget:
+    widget = QWidget()
+    row = QHBoxLayout(widget)
+    row.setContentsMargins(0, 0, 0, 0)
+    if result.recording is not None and result.recording.episodes:
+        row.addWidget(LinkButton("Loo&k at the episodes", "play-box-outline", actions.watch))
+    folder = QUrl.fromLocalFile(str(result.path))
+    row.addWidget(LinkButton("Sho&w in folder", "folder-open-outline", lambda: QDesktopServices.openUrl(folder)))
+    row.addStretch(1)
+    return widget
 
 
 def _findings(result: CheckResult, actions: RecordingActions) -> Card:

@@ -14,6 +14,7 @@ from zk0desk.errors import OperatorError
 from zk0desk.ui import theme
 from zk0desk.ui.background import in_background
 from zk0desk.ui.deep_checks import DeepCheck
+from zk0desk.ui.episode_viewer import EpisodeViewer
 from zk0desk.ui.model import AppModel
 from zk0desk.ui.pages.recording_details import RecordingActions, RecordingDetails
 from zk0desk.ui.pages.recording_list import RecordingList
@@ -202,6 +203,16 @@ class RecordingsPage(QWidget):
         dialog.made.connect(partial(self._repaired, path))
         dialog.open()
 
+    def watch_episodes(self, path: Path) -> None:
+        """Show the episodes of the recording at `path`, picture by picture."""
+        chosen = self._chosen().get(path)
+        left_out = chosen.leave_out if chosen else None
+        viewer = EpisodeViewer(path, self.results[path].findings, left_out, partial(self._change, path), self)
+        viewer.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        # The field in the details would go on showing the episodes that were left out before.
+        viewer.finished.connect(lambda _result: self.show_recording(path) if self.shown == path and path in self.results else None)
+        viewer.open()
+
     def _repaired(self, path: Path, new: Path) -> None:
         """The copy is looked for from now on, and takes the place of what it was made from. Its episodes are numbered anew."""
         settings = self._settings()
@@ -319,7 +330,8 @@ class RecordingsPage(QWidget):
         self.shown = path
         self.listing.mark_shown(path)
         needs = self._needs or PolicyNeeds()
-        actions = RecordingActions(self._check_of(path), partial(self.check_deeply, path), path in self._deep, partial(self.repair, path))
+        look, repair, watch = (partial(call, path) for call in (self.check_deeply, self.repair, self.watch_episodes))
+        actions = RecordingActions(self._check_of(path), look, path in self._deep, repair, watch)
         self.details.show_result(self.results[path], needs, self._chosen().get(path), partial(self._change, path), actions)
 
     def _change(self, path: Path, **values: object) -> None:
