@@ -116,7 +116,7 @@ def test_the_tick_leaves_an_episode_out(qtbot, folder: Path) -> None:
     viewer, changes = opened(qtbot, folder)
     assert viewer.train.isChecked()
     viewer.train.click()
-    assert changes == [{"leave_out": (0,)}] and viewer.table.item(0, 2).text() == "left out"
+    assert changes == [{"leave_out": (0,)}] and viewer.table.item(0, 2).checkState() == Qt.CheckState.Unchecked
     qtbot.keyClick(viewer, Qt.Key.Key_Down)
     viewer.train.click()
     assert len(changes) == 1 and viewer.train.isChecked() and "One has to stay." in words(viewer)
@@ -124,6 +124,8 @@ def test_the_tick_leaves_an_episode_out(qtbot, folder: Path) -> None:
     viewer.train.setFocus()
     qtbot.keyClick(viewer.train, Qt.Key.Key_Space)
     assert changes[1:] == [{"leave_out": ()}] and not viewer.playing
+    viewer.table.item(1, 2).setCheckState(Qt.CheckState.Unchecked)
+    assert changes[2:] == [{"leave_out": (1,)}] and viewer.place == 0 and viewer.train.isChecked()
     viewer.close()
 
 

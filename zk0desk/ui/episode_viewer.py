@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyqtgraph as pg
-from PySide6.QtCore import QElapsedTimer, QRect, Qt, QTimer
-from PySide6.QtGui import QImage, QKeySequence, QPainter, QPaintEvent, QShortcut
+from PySide6.QtCore import QElapsedTimer, QModelIndex, QPersistentModelIndex, QRect, QRectF, Qt, QTimer
+from PySide6.QtGui import QImage, QKeySequence, QPainter, QPaintEvent, QPen, QShortcut
 from PySide6.QtWidgets import (
     QAbstractButton,
     QAbstractItemView,
@@ -19,6 +19,9 @@ from PySide6.QtWidgets import (
     QHBoxLayout,
     QHeaderView,
     QSlider,
+    QStyle,
+    QStyledItemDelegate,
+    QStyleOptionViewItem,
     QTableWidget,
     QTableWidgetItem,
     QVBoxLayout,
@@ -27,6 +30,7 @@ from PySide6.QtWidgets import (
 
 from zk0desk.errors import OperatorError
 from zk0desk.ui import theme
+from zk0desk.ui.icons import icon
 from zk0desk.ui.pages.tick_box import TickBox
 from zk0desk.ui.player import Player, Shot
 from zk0desk.ui.plots import LegendSign, Plot
@@ -143,6 +147,29 @@ class VectorCard(Card):
         self.plot.show_values(values, fps)
 
 
+class _Ticks(QStyledItemDelegate):
+    """Draws the ticks of the list as `TickBox` does: Fusion's own frame cannot be seen in the dark."""
+
+    def paint(self, painter: QPainter, option: QStyleOptionViewItem, index: QModelIndex | QPersistentModelIndex) -> None:
+        """Draw the row's ground, and the tick over it."""
+        item = QStyleOptionViewItem(option)
+        self.initStyleOption(item, index)
+        style = item.widget.style()  # type: ignore[attr-defined]
+        box = style.subElementRect(QStyle.SubElement.SE_ItemViewItemCheckIndicator, item, item.widget)  # type: ignore[attr-defined]
+        item.features &= ~QStyleOptionViewItem.ViewItemFeature.HasCheckIndicator  # type: ignore[attr-defined]
+        style.drawControl(QStyle.ControlElement.CE_ItemViewItem, item, painter, item.widget)  # type: ignore[attr-defined]
+        on = Qt.CheckState(index.data(Qt.ItemDataRole.CheckStateRole)) == Qt.CheckState.Checked
+        painter.save()
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        painter.setOpacity(1.0 if index.flags() & Qt.ItemFlag.ItemIsUserCheckable else 0.45)
+        painter.setPen(QPen(theme.color("accent" if on else "control"), 1.2))
+        painter.setBrush(theme.color("accent" if on else "surface"))
+        painter.drawRoundedRect(QRectF(box).adjusted(0.5, 0.5, -0.5, -0.5), 3, 3)
+        if on:
+            icon("check-bold", "on-accent").paint(painter, box.adjusted(1, 1, -1, -1), Qt.AlignmentFlag.AlignCenter)
+        painter.restore()
+
+
 class EpisodeViewer(QDialog):
     """Shows the recording at `path`. `leave_out`: the episodes that are not trained on, None where the recording is not chosen."""
 
@@ -185,7 +212,7 @@ class EpisodeViewer(QDialog):
         column.setSpacing(theme.SPACE_2)
         column.addWidget(Heading("Episodes", 2))
         self.table = QTableWidget(0, 4)
-        self.table.setHorizontalHeaderLabels(["No.", "Seconds", "Trained on", "Found"])
+        self.table.setHorizontalHeaderLabels(["No.", "Seconds", "Train on it", "Found"])
         self.table.setAccessibleName("Episodes")
         self.table.setFixedWidth(318)
         self.table.verticalHeader().hide()
@@ -200,6 +227,9 @@ class EpisodeViewer(QDialog):
         header.setDefaultAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter)
         self.table.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.table.currentCellChanged.connect(lambda row, *_: self.go_to(row) if row >= 0 and row != self.place else None)
+        self._ticks = _Ticks(self.table)
+        self.table.setItemDelegateForColumn(2, self._ticks)
+        self.table.itemChanged.connect(self._ticked)
         column.addWidget(self.table, 1)
         self.train = TickBox("&Train on it")
         self.train.setAccessibleName("Train on this episode")
@@ -295,10 +325,12 @@ class EpisodeViewer(QDialog):
             seconds = f"{episode.length / listing.info.fps:.1f}"
             touching = self.touching(episode.number)
             found = "; ".join(f"{WORDS.get(str(each.severity), 'Note')}: {each.what}" for each in touching)
+            self.table.blockSignals(True)
             for place, words in enumerate((str(episode.number), seconds, "", found)):
                 item = QTableWidgetItem(words)
                 item.setToolTip(words)
                 self.table.setItem(row, place, item)
+            self.table.blockSignals(False)
             self._say_trained(row)
         self.go_to(0)
 
@@ -431,27 +463,41 @@ class EpisodeViewer(QDialog):
 
     # --- training on it
 
+    def _ticked(self, item: QTableWidgetItem) -> None:
+        if item.column() == 2:
+            self._leave(item.row(), out=item.checkState() != Qt.CheckState.Checked)
+
     def _train_on(self, on: bool) -> None:
+        self._leave(self.place, out=not on)
+
+    def _leave(self, row: int, *, out: bool) -> None:
         if self.listing is None or self._left_out is None:
             return
-        number = self.listing.episodes[self.place].number
-        left_out = self._left_out - {number} if on else self._left_out | {number}
-        if len(left_out) >= len(self.listing.episodes):
-            self.train.setChecked(True)
-            self.hint.setText("One has to stay.")
-            self.hint.show()
-            return
-        self.hint.hide()
-        self._left_out = left_out
-        self._say_trained(self.place)
-        self._change(leave_out=tuple(sorted(left_out)))
+        number = self.listing.episodes[row].number
+        left_out = self._left_out | {number} if out else self._left_out - {number}
+        refused = len(left_out) >= len(self.listing.episodes)
+        self.hint.setText("One has to stay." if refused else "")
+        self.hint.setVisible(refused)
+        if not refused and left_out != self._left_out:
+            self._left_out = left_out
+            self._change(leave_out=tuple(sorted(left_out)))
+        self._say_trained(row)
 
     def _say_trained(self, row: int) -> None:
+        """Show in both places whether the episode is trained on."""
         assert self.listing is not None
-        out = self._left_out is not None and self.listing.episodes[row].number in self._left_out
-        item = self.table.item(row, 2)
-        if item is not None:
-            item.setText("left out" if out else "yes" if self._left_out is not None else "not chosen")
+        number = self.listing.episodes[row].number
+        out = self._left_out is not None and number in self._left_out
+        item = self.table.item(row, 2) or QTableWidgetItem()
+        self.table.blockSignals(True)
+        item.setCheckState(Qt.CheckState.Unchecked if out else Qt.CheckState.Checked)
+        item.setData(Qt.ItemDataRole.AccessibleTextRole, f"Episode {number}: {'left out' if out else 'trained on'}")
+        flags = Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsSelectable
+        item.setFlags(flags | Qt.ItemFlag.ItemIsUserCheckable if self._left_out is not None else flags)
+        self.table.blockSignals(False)
+        self.table.viewport().update()
+        if row == self.place:
+            self.train.setChecked(not out)
 
     def done(self, result: int) -> None:
         """Close; the thread has ended when this returns."""
