@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -181,7 +182,7 @@ def test_a_guard_that_was_killed_is_told_and_refuses_orders(heard: Heard) -> Non
     with pytest.raises(GuardFailed):
         guard.start("late", ["-c", ""])
     guard.close()
-    folder.rmdir()
+    shutil.rmtree(folder)
 
 
 def parent() -> tuple[subprocess.Popen[str], Path, list[int]]:

@@ -88,6 +88,14 @@ def memory_keyring(monkeypatch: pytest.MonkeyPatch) -> ForgetfulKeyring:
     return backend
 
 
+@pytest.fixture(autouse=True)
+def nothing_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests are run offline by their environment; the person in them chose nothing."""
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "ZK0DESK_QUIET"):
+        monkeypatch.delenv(name, raising=False)
+    quiet_libraries()
+
+
 @pytest.fixture
 def the_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubStandIn]:
     with HubStandIn() as stand_in:
