@@ -225,6 +225,15 @@ def test_a_reset_inside_an_episode_is_told_and_a_gripper_is_none(tmp_path: Path)
     assert "episode 1, frame 30" in finding.why
 
 
+def test_the_noise_of_joints_that_stand_still_is_no_jump(tmp_path: Path) -> None:
+    def noise(table: Table) -> None:
+        states = np.stack(table["observation.state"])
+        states[:, 1:3] = 1e-4 * (np.arange(len(states)) == 2)[:, None]
+        table["observation.state"] = list(states.astype(np.float32))
+
+    assert deep_check(make_recording(tmp_path / "cubes", data=noise), NEEDS).findings == ()
+
+
 def test_the_answer_does_not_depend_on_how_rows_are_cut_into_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = moving(tmp_path / "reset", reset=True)
     once = deep_check(folder, NEEDS, again=True)

@@ -25,7 +25,7 @@ from zk0desk.training.recording_files import parquet_files
 from zk0desk.training.recording_info import Info, read_info, read_json, shown
 from zk0desk.training.recording_types import CheckResult, Finding, PolicyNeeds, RecordingError, Severity, result_of
 
-CHECKER = 1
+CHECKER = 2
 """Grows when the check asks more: answers that are kept of an older one do not count."""
 ENDS = 16 * 1024
 """Bytes of each file's beginning and end that the content's key takes in."""

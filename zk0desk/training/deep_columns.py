@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 JUMP_SHARE, JUMP_TIMES, JUMP_OF_ALL = 0.4, 8.0, 0.1
 """A jump moves two or more dimensions in one frame: each by so much of its range in the episode, so many times its usual
 step, and so much of its range in the whole recording."""
+STILL = 0.02
+"""A dimension whose range in the recording is less than so much of the widest one's stands still."""
 MAX_JUMPS = 3
 """Places in an episode that are kept until that range is known."""
 STALE_NOTE, STALE_WRONG = 0.05, 0.5
@@ -198,7 +200,8 @@ class ColumnCheck:
         self.close()
         span = self._series[STATE].high - self._series[STATE].low
         for number, frame, moved in self._jumps:
-            if moved.shape == span.shape and (moved > JUMP_OF_ALL * span).sum() >= 2:
+            # A joint that hardly moves in the whole recording shows its noise.
+            if moved.shape == span.shape and ((moved > JUMP_OF_ALL * span) & (span > STILL * span.max())).sum() >= 2:
                 self.touch("values-jump", number, f"episode {number}, frame {frame:,}")
         if len(self._touched.get("episodes-still", ())) == len(self.lengths):
             self._touched.pop("episodes-still", None)  # the quick check says that the arm never moves
