@@ -143,6 +143,7 @@ def test_lerobot_loads_the_policy_that_the_demo_made(first_run: tuple[list[Line]
     assert sum(parameter.numel() for parameter in SmolVLAPolicy.from_pretrained(folder).parameters()) > 100_000
 
 
+@pytest.mark.long
 def test_a_seed_gives_the_same_curve_on_a_busy_computer(first_run: tuple[list[Line], Path]) -> None:
     with busy():
         again = lines_of("--rounds", "2", "--seed", "5")
@@ -176,8 +177,8 @@ def reach(process: subprocess.Popen[str], event: str) -> list[Line]:
     raise AssertionError(f"no {event} among {len(lines)} events")
 
 
-def listening() -> set[int]:
-    return {each.laddr.port for each in psutil.net_connections("tcp") if each.status == psutil.CONN_LISTEN and each.laddr}
+def listening() -> list[Any]:
+    return [each for each in psutil.net_connections("tcp") if each.status == psutil.CONN_LISTEN and each.laddr]
 
 
 def demo_folders() -> list[Path]:
@@ -188,11 +189,13 @@ def demo_folders() -> list[Path]:
 def nothing_left() -> Iterator[Any]:
     """Whatever runs under the process that the block gets, is gone after it: processes, the folder, ports."""
     family: list[psutil.Process] = []
-    ports = listening()
+    ports: set[int] = set()
 
     def note(process: subprocess.Popen[str]) -> None:
         family.extend(under(psutil.Process(process.pid)))
         assert family
+        pids = {each.pid for each in family}
+        ports.update(each.laddr.port for each in listening() if each.pid in pids)
 
     yield note
     _, alive = psutil.wait_procs(family, timeout=15)
@@ -201,7 +204,7 @@ def nothing_left() -> Iterator[Any]:
     while demo_folders():
         assert time.monotonic() < end, "the folder stays"
         threading.Event().wait(0.05)
-    assert listening() <= ports
+    assert not ports & {each.laddr.port for each in listening()}
 
 
 PHASES = ("making", "starting", "serving", "step-done", "run-finished")

@@ -288,10 +288,9 @@ def _record(folder: Path, scenes: Sequence[Scene], frames: int, draw: np.random.
         robot_type=scenes[0].robot,
         video_backend="pyav",
         rgb_encoder=RGBEncoderConfig(vcodec="h264", preset="veryfast", crf=20),
-        streaming_encoding=True,
+        # Encoders that run beside each other gave another picture once in some hundred times.
+        streaming_encoding=False,
         encoder_threads=1,
-        # A full queue drops frames; the whole episode fits.
-        encoder_queue_maxsize=frames + 1,
     )
     try:
         for scene in scenes:
@@ -299,7 +298,7 @@ def _record(folder: Path, scenes: Sequence[Scene], frames: int, draw: np.random.
             for state, action, cube in zip(states, actions, cubes, strict=True):
                 pictures = {f"observation.images.{name}": _picture(scene, name, state, cube) for name in scene.cameras}
                 dataset.add_frame({"observation.state": state, "action": action, "task": scene.task, **pictures})
-            dataset.save_episode()
+            dataset.save_episode(parallel_encoding=False)
     finally:
         dataset.finalize()
     return folder
