@@ -143,7 +143,6 @@ def test_lerobot_loads_the_policy_that_the_demo_made(first_run: tuple[list[Line]
     assert sum(parameter.numel() for parameter in SmolVLAPolicy.from_pretrained(folder).parameters()) > 100_000
 
 
-@pytest.mark.long
 def test_a_seed_gives_the_same_curve_on_a_busy_computer(first_run: tuple[list[Line], Path]) -> None:
     with busy():
         again = lines_of("--rounds", "2", "--seed", "5")

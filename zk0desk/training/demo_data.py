@@ -287,10 +287,13 @@ def _record(folder: Path, scenes: Sequence[Scene], frames: int, draw: np.random.
         root=folder,
         robot_type=scenes[0].robot,
         video_backend="pyav",
-        rgb_encoder=RGBEncoderConfig(vcodec="h264", preset="veryfast", crf=20),
-        # Encoders that run beside each other gave another picture once in some hundred times.
-        streaming_encoding=False,
+        # Slower presets than this use x264's macroblock tree, which reads memory that nobody wrote (as MALLOC_PERTURB_ shows): now
+        # and then a picture was another one.
+        rgb_encoder=RGBEncoderConfig(vcodec="h264", preset="superfast", crf=20),
+        streaming_encoding=True,
         encoder_threads=1,
+        # A full queue drops frames; the whole episode fits.
+        encoder_queue_maxsize=frames + 1,
     )
     try:
         for scene in scenes:
@@ -298,7 +301,7 @@ def _record(folder: Path, scenes: Sequence[Scene], frames: int, draw: np.random.
             for state, action, cube in zip(states, actions, cubes, strict=True):
                 pictures = {f"observation.images.{name}": _picture(scene, name, state, cube) for name in scene.cameras}
                 dataset.add_frame({"observation.state": state, "action": action, "task": scene.task, **pictures})
-            dataset.save_episode(parallel_encoding=False)
+            dataset.save_episode()
     finally:
         dataset.finalize()
     return folder
