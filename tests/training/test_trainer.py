@@ -13,12 +13,14 @@ import torch
 from zk0desk.control import NodeControl, Stopped
 from zk0desk.events import Notice, RoundStarted, RoundTrained, StepDone
 from zk0desk.settings import ChosenRecording
+from zk0desk.training.devices import choose_device
 from zk0desk.training.frames import to_device
 from zk0desk.training.hardware import Gpu
 from zk0desk.training.noise import draw_noise
 from zk0desk.training.policy import TrainablePolicy
-from zk0desk.training.rounds import RoundPlan
-from zk0desk.training.trainer import LocalTrainer, RoundFailedError, choose_device, planned_steps
+from zk0desk.training.round_steps import planned_steps, steps_of
+from zk0desk.training.rounds import RoundFailedError, RoundPlan
+from zk0desk.training.trainer import LocalTrainer
 
 
 def distance(delta: np.ndarray) -> float:
@@ -40,7 +42,7 @@ def lerobot_steps(node, count: int, plan: RoundPlan) -> np.ndarray:
     tracker = MetricsTracker(plan.batch_size, node.trainer.frames, 1, meters)
     frames = node.trainer._frames
     forward = policy.forward
-    for step in node.trainer._steps(plan, count):
+    for step in steps_of(plan, "a", node.trainer.frames, count):
         noise, moment = draw_noise(node.policy, len(step.frames), plan.seed, "a", plan.round, "noise", step.number)
         policy.forward = lambda batch, noise=noise, moment=moment: forward(batch, noise=noise, time=moment)
         batch = to_device(frames.batch(step.frames), torch.device("cpu"))
@@ -298,7 +300,7 @@ def test_that_a_device_that_is_not_there_is_said(demo_policy: Path):
 
 
 def test_that_of_several_gpus_the_one_is_taken_that_the_verdict_names(monkeypatch: pytest.MonkeyPatch):
-    from zk0desk.training import trainer as module
+    from zk0desk.training import devices as module
 
     small = Gpu("cuda", "small", 12 * 10**9, 11 * 10**9, "580.65", (8, 9))
     gpus = [replace(small, memory_free=10**9), small, replace(small, capability=(7, 5), memory_free=40 * 10**9)]

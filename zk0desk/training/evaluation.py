@@ -17,8 +17,9 @@ import numpy as np
 
 from zk0desk.control import NodeControl
 from zk0desk.settings import ChosenRecording
-from zk0desk.training.frames import Batch, Frames, ahead, to_device
-from zk0desk.training.noise import action_size, draw_noise
+from zk0desk.training.forward import Forward, WholeForward
+from zk0desk.training.frames import Batch, Frames, ahead
+from zk0desk.training.noise import draw_noise
 
 if TYPE_CHECKING:
     from zk0desk.training.policy import TrainablePolicy
@@ -47,15 +48,16 @@ def evaluate(
     import torch
 
     frames = policy.frames_of(recordings)
+    forward = WholeForward(policy, frames)
     sums, counts = np.zeros(len(frames.tables)), np.zeros(len(frames.tables))
     training = policy.policy.training
     policy.policy.eval()
     try:
         with ThreadPoolExecutor(1, "zk0desk-decode") as pool, torch.no_grad():
-            for places, data in ahead(frames.batch, iter(_batches(frames, batch)), pool):
+            for places, data in ahead(forward.batch, iter(_batches(frames, batch)), pool):
                 if control:
                     control.check()
-                losses, valid = _losses(policy, frames, places, data)
+                losses, valid = _losses(policy, frames, forward, places, data)
                 owner = np.searchsorted(frames.starts, places, side="right") - 1
                 np.add.at(sums, owner, losses * valid)
                 np.add.at(counts, owner, valid)
@@ -74,7 +76,7 @@ def _batches(frames: Frames, size: int) -> list[list[int]]:
     return result
 
 
-def _losses(policy: TrainablePolicy, frames: Frames, places: list[int], data: Batch) -> tuple[np.ndarray, np.ndarray]:
+def _losses(policy: TrainablePolicy, frames: Frames, forward: Forward, places: list[int], data: Batch) -> tuple[np.ndarray, np.ndarray]:
     """Mean loss over its valid entries, and their number, for each frame."""
     import torch
 
@@ -82,9 +84,8 @@ def _losses(policy: TrainablePolicy, frames: Frames, places: list[int], data: Ba
     for place in places:
         table, row = frames.locate(place)
         drawn.append(draw_noise(policy, 1, table.content, row))
-    noise, time = (torch.cat(parts).to(policy.device) for parts in zip(*drawn, strict=True))
-    with action_size(policy, frames.action_size(places[0])):
-        losses, _ = policy.policy.forward(to_device(data, policy.device), noise=noise, time=time, reduction="none")
+    noise, time = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+    losses = forward.loss(data, places, noise, time, reduction="none")
     return losses.double().cpu().numpy(), frames.valid_entries(places)
 
 

@@ -8,22 +8,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from zk0desk.training.checkpoint import RoundCheckpoint
+from zk0desk.training.round_steps import PlannedStep
 
 if TYPE_CHECKING:
     import torch
 
 OPTIMISER = ("step", "exp_avg", "exp_avg_sq")
 """AdamW's state of a parameter."""
-
-
-@dataclass(frozen=True)
-class PlannedStep:
-    """One planned optimiser step: `number` from 1, `epoch` from 1, the frames, and whether a pass ends with it."""
-
-    number: int
-    epoch: int
-    frames: list[int]
-    ends_epoch: bool
 
 
 @dataclass

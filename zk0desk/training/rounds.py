@@ -5,8 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from zk0desk.errors import OperatorError
+
 if TYPE_CHECKING:
     import numpy as np
+
+
+class RoundFailedError(OperatorError):
+    """The local round ended without an update."""
+
+    code = "round-failed"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,30 +7,30 @@ the rate is the server's. What is drawn at random comes from (seed, node, round)
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from zk0desk.control import NodeControl
-from zk0desk.errors import OperatorError
 from zk0desk.events import Notice, RoundKept, RoundStarted, RoundTrained, Sink, StepDone
 from zk0desk.settings import ChosenRecording
+from zk0desk.training.batch_gradients import BatchGradients, Groups
 from zk0desk.training.checkpoint import RoundCheckpoint
 from zk0desk.training.container_limits import usable_cores
+from zk0desk.training.devices import choose_device, out_of_memory, wants_bf16
 from zk0desk.training.fedprox import add_proximal_gradient, client_mu, loss_spread, raised_mu
-from zk0desk.training.frames import Batch, ahead, to_device
-from zk0desk.training.gpu_look import find_gpus
-from zk0desk.training.hardware_devices import BF16_CAPABILITY, best_of
-from zk0desk.training.noise import action_size, draw_noise, seed_of
+from zk0desk.training.forward import WholeForward
+from zk0desk.training.frames import ahead
+from zk0desk.training.noise import draw_noise
 from zk0desk.training.policy_size import LARGE_AT_ONCE, LARGE_POLICY
-from zk0desk.training.progress import Keeper, PlannedStep, Progress
-from zk0desk.training.rounds import RoundPlan, RoundResult
+from zk0desk.training.progress import Keeper, Progress
+from zk0desk.training.round_steps import PlannedStep, planned_steps, steps_of
+from zk0desk.training.rounds import RoundFailedError, RoundPlan, RoundResult
 
 if TYPE_CHECKING:
     import torch
@@ -43,12 +43,6 @@ MIN_FRAMES = 32
 """A loss that is sent averages at least this many frames, where the round visited as many."""
 SKIPS = 3
 """Steps in a row without a finite loss that end the round."""
-
-
-class RoundFailedError(OperatorError):
-    """The local round ended without an update."""
-
-    code = "round-failed"
 
 
 class _DeadlinePassed(Exception):
@@ -77,11 +71,17 @@ class LocalTrainer:
         self._emit = emit
         self._control = control
         self._device = choose_device(device)
-        self._autocast = _wants_bf16(precision, self._device)
+        self._autocast = wants_bf16(precision, self._device)
         policy.policy.to(self._device)
         self._frames = policy.frames_of(recordings)
         large = policy.files.parameters >= LARGE_POLICY and self._device.type == "cpu"
-        self._micro = micro_batch or (LARGE_AT_ONCE if large else 0)
+        self._gradients = BatchGradients(
+            policy,
+            self._frames,
+            WholeForward(policy, self._frames, bf16=self._autocast),
+            micro=micro_batch or (LARGE_AT_ONCE if large else 0),
+            emit=emit,
+        )
         # The mu rule looks back over the epochs of a run, earlier rounds included.
         self._run = ""
         self._epochs: list[tuple[int, float]] = []
@@ -107,7 +107,7 @@ class LocalTrainer:
     @property
     def micro_batch(self) -> int:
         """Frames that are computed at once, as far as memory taught so far; 0: the whole batch."""
-        return self._micro
+        return self._gradients.micro
 
     def train(self, plan: RoundPlan, global_weights: np.ndarray, kept: RoundCheckpoint | None = None) -> RoundResult:
         """Train one round from `global_weights` (w_t, float32, flat). Emits RoundStarted, StepDone and RoundTrained.
@@ -156,7 +156,7 @@ class LocalTrainer:
             decoders = stack.enter_context(ThreadPoolExecutor(min(4, usable_cores()), "zk0desk-decode"))
             following = stack.enter_context(ThreadPoolExecutor(1, "zk0desk-batch"))
             stack.enter_context(self._checking(plan.deadline))
-            to_come = (step for step in self._steps(plan, steps) if step.number > progress.step)
+            to_come = (step for step in steps_of(plan, self._node, self.frames, steps) if step.number > progress.step)
             try:
                 for step, groups in ahead(lambda step: self._groups(step.frames, decoders), to_come, following):
                     if keeper is not None and self._control.paused:
@@ -191,7 +191,7 @@ class LocalTrainer:
 
     def _memory(self) -> dict[str, Any]:
         """What the trainer knows of earlier rounds and of this computer."""
-        return {"epochs": self._epochs, "raised": list(self._raised.items()), "micro": self._micro}
+        return {"epochs": self._epochs, "raised": list(self._raised.items()), "micro": self._gradients.micro}
 
     def _keep(self, plan: RoundPlan, progress: Progress, keeper: Keeper) -> None:
         self._emit(RoundKept(run=plan.run, round=plan.round, step=progress.step))
@@ -204,7 +204,7 @@ class LocalTrainer:
         progress, memory = found
         self._epochs = [(int(number), float(loss)) for number, loss in memory["epochs"]]
         self._raised = {int(number): bool(raised) for number, raised in memory["raised"]}
-        self._micro = int(memory["micro"])
+        self._gradients.micro = int(memory["micro"])
         return progress
 
     def _first_mu(self, plan: RoundPlan) -> float:
@@ -213,7 +213,7 @@ class LocalTrainer:
         return raised_mu(plan.mu, mu_max=plan.mu_max, alpha=plan.mu_alpha) if raised else plan.mu
 
     def _step(
-        self, plan: RoundPlan, step: PlannedStep, steps: int, groups: list[tuple[list[int], Batch]], optimiser: torch.optim.Optimizer,
+        self, plan: RoundPlan, step: PlannedStep, steps: int, groups: Groups, optimiser: torch.optim.Optimizer,
         anchors: list[torch.Tensor], progress: Progress,
     ) -> None:  # fmt: skip
         """One optimiser step, or a skipped one."""
@@ -221,7 +221,8 @@ class LocalTrainer:
 
         started, mu = time.monotonic(), progress.mu
         optimiser.zero_grad(set_to_none=True)
-        loss, norm = self._gradients(plan, step, groups)
+        noise, moment = draw_noise(self._policy, len(step.frames), plan.seed, self._node, plan.round, "noise", step.number)
+        loss, norm = self._gradients.of(step.frames, groups, noise, moment)
         progress.step = step.number
         if not (np.isfinite(loss) and np.isfinite(norm)):
             progress.skipped += 1
@@ -252,90 +253,16 @@ class LocalTrainer:
         if step.ends_epoch:
             self._end_epoch(plan, progress)
 
-    def _steps(self, plan: RoundPlan, steps: int) -> Iterator[PlannedStep]:
-        """The round's steps: passes over all frames, each in an order of its own, cut into batches. A round's end ends a pass."""
-        draw = np.random.default_rng(seed_of(plan.seed, self._node, plan.round, "order"))
-        number = epoch = 0
-        while number < steps:
-            epoch += 1
-            order = draw.permutation(self.frames)
-            for start in range(0, self.frames, plan.batch_size):
-                number += 1
-                last = start + plan.batch_size >= self.frames or number == steps
-                yield PlannedStep(number, epoch, order[start : start + plan.batch_size].tolist(), last)
-                if number == steps:
-                    return
-
-    def _groups(self, indices: list[int], decoders: ThreadPoolExecutor) -> list[tuple[list[int], Batch]]:
-        """The batch as parts that can be computed together: their places in it and their data."""
+    def _groups(self, indices: list[int], decoders: ThreadPoolExecutor) -> Groups:
         self._control.check()
-        return [(places, self._frames.batch([indices[place] for place in places], decoders)) for places in self._frames.alike(indices)]
-
-    def _gradients(self, plan: RoundPlan, step: PlannedStep, groups: list[tuple[list[int], Batch]]) -> tuple[float, float]:
-        """Leave the batch's data gradient in `.grad`; its loss and the gradient's norm. Halves the micro-batch when memory runs out."""
-        import torch
-
-        noise, moment = draw_noise(self._policy, len(step.frames), plan.seed, self._node, plan.round, "noise", step.number)
-        valid = self._frames.valid_entries(step.frames)
-        while True:
-            size = min(self._micro or len(step.frames), len(step.frames))
-            try:
-                loss = self._accumulate(step, groups, size, noise, moment, valid)
-                gradients = [parameter.grad for parameter in self._policy.parameters if parameter.grad is not None]
-                return loss, float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
-            except (RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error):
-                    raise
-                self._policy.policy.zero_grad(set_to_none=True)
-                if size == 1:
-                    raise RoundFailedError(
-                        "There is not enough memory to train on a single frame.",
-                        f"{self._device.type}: {str(error).splitlines()[0] if str(error) else 'out of memory'}",
-                        "Close other programs, or train on a computer with more memory.",
-                    ) from error
-                self._micro = size // 2
-            # Outside of the handler: the traceback holds what filled the memory.
-            if self._device.type == "cuda":
-                torch.cuda.empty_cache()
-            self._emit(
-                Notice(
-                    severity="note",
-                    code="micro-batch-halved",
-                    what=f"Memory ran out; {self._micro} frames are computed at once from here on.",
-                    why=f"{size} did not fit.",
-                    remedy="Nothing is lost: the update is the same, training is a little slower.",
-                )
-            )
-
-    def _accumulate(
-        self,
-        step: PlannedStep,
-        groups: list[tuple[list[int], Batch]],
-        size: int,
-        noise: torch.Tensor,
-        moment: torch.Tensor,
-        valid: np.ndarray,
-    ) -> float:
-        """Add up the gradients of micro-batches of `size` frames, each weighted by its share of valid entries."""
-        total, loss = int(valid.sum()), 0.0
-        for places, data in groups:
-            for start in range(0, len(places), size):
-                part = places[start : start + size]
-                share = float(valid[part].sum() / total)
-                micro = to_device({key: value[start : start + size] for key, value in data.items()}, self._device)
-                with action_size(self._policy, self._frames.action_size(step.frames[part[0]])), self._precision():
-                    value, _ = self._policy.policy.forward(micro, noise=noise[part].to(self._device), time=moment[part].to(self._device))
-                loss += share * float(value.detach())
-                if not np.isfinite(loss):
-                    return loss
-                (value * share).backward()
-        return loss
+        forward = self._gradients.forward
+        return [(places, forward.batch([indices[place] for place in places], decoders)) for places in self._frames.alike(indices)]
 
     def _update(self, optimiser: torch.optim.Optimizer) -> None:
         try:
             optimiser.step()
         except (RuntimeError, MemoryError) as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             raise RoundFailedError(
                 "There is not enough memory for the optimiser.",
@@ -349,11 +276,6 @@ class LocalTrainer:
         # Fused is three times as fast on a CPU; on a GPU PyTorch's default (foreach) is.
         fused = True if self._device.type == "cpu" else None
         return torch.optim.AdamW(self._policy.parameters, lr=lr, betas=BETAS, eps=EPS, weight_decay=WEIGHT_DECAY, fused=fused)
-
-    def _precision(self) -> AbstractContextManager[object]:
-        import torch
-
-        return torch.autocast(self._device.type, torch.bfloat16) if self._autocast else nullcontext()
 
     def _say_skipped(self, plan: RoundPlan, step: PlannedStep, skipped: int) -> None:
         if skipped >= SKIPS:
@@ -435,56 +357,6 @@ class LocalTrainer:
         finally:
             for handle in handles:
                 handle.remove()
-
-
-def planned_steps(plan: RoundPlan, frames: int) -> int:
-    """Optimiser steps of a round over `frames` frames: the budget, or passes of ceil(frames / batch) steps each."""
-    if plan.local_steps:
-        return plan.local_steps
-    a_pass = -(-frames // plan.batch_size)
-    whole = int(plan.local_epochs)
-    return max(1, whole * a_pass + int(np.ceil(round((plan.local_epochs - whole) * a_pass, 9))))
-
-
-def choose_device(wanted: str) -> torch.device:
-    """The device to train on; `auto` takes CUDA, then MPS, then the CPU. RoundFailedError when the wanted one is not there."""
-    import torch
-
-    # So that CUDA numbers GPUs as their driver does; it reads this when it is first used.
-    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if wanted == "auto":
-        wanted = next(name for name, usable in there.items() if usable)
-    if not there.get(wanted, False):
-        raise RoundFailedError(
-            f"The device {wanted} cannot be used.",
-            "PyTorch does not see it on this computer.",
-            "Set the device to auto, or install its driver.",
-        )
-    if wanted == "cuda" and (count := torch.cuda.device_count()) > 1:
-        return torch.device("cuda", _number_of_best(count))
-    return torch.device(wanted)
-
-
-def _number_of_best(count: int) -> int:
-    """Of the `count` GPUs that torch sees, the one that the verdict on this computer names; the first where they cannot be told apart."""
-    gpus = [gpu for gpu in find_gpus(0, 0) if gpu.kind != "mps"]
-    return best_of(gpus) if len(gpus) == count else 0
-
-
-def _wants_bf16(precision: str, device: torch.device) -> bool:
-    import torch
-
-    if precision == "auto":
-        return device.type == "cuda" and (torch.version.hip is not None or torch.cuda.get_device_capability(device) >= BF16_CAPABILITY)
-    return precision == "bf16"
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    import torch
-
-    text = str(error).lower()
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "out of memory" in text or "defaultcpuallocator" in text
 
 
 def _mean_of_first(losses: Sequence[float], sizes: Sequence[int]) -> float:
