@@ -55,6 +55,11 @@ def cache_folder() -> Path:
     return _base("cache")
 
 
+def prefix_cache_folder() -> Path:
+    """What the frozen part of the policy computed for frames. Derived from pictures: mode 0700, and it never travels."""
+    return cache_folder() / "frames"
+
+
 def state_folder() -> Path:
     """Logs, the crash file of faulthandler, window geometry."""
     return _base("state")
