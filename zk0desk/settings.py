@@ -71,6 +71,12 @@ class Training(_Section):
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 autocast where the device has it, else fp32.")
     micro_batch: int = Field(0, ge=0, le=4096, description="Frames that are computed at once; 0: the batch, halved when memory runs out.")
     threads: int = Field(0, ge=0, le=1024, description="CPU threads; 0: all cores but one.")
+    memory_free: float = Field(
+        0.0,
+        ge=0,
+        le=1024,
+        description="GB of the training device's memory that stay free; fewer frames are then computed at once.",
+    )
 
 
 class Appearance(_Section):

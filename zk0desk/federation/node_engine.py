@@ -38,6 +38,7 @@ class Engine:
             device=training.device,
             precision=training.precision,
             micro_batch=training.micro_batch,
+            memory_free=training.memory_free,
             threads=training.threads,
             emit=learning,
             control=control,

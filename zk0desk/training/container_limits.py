@@ -48,6 +48,16 @@ def usable_cores() -> int:
     return max(1, min(bound, int(quota))) if quota else max(1, bound)
 
 
+def usable_memory() -> tuple[int, int]:
+    """Bytes of memory that this process may use, and of them what is free: this computer's, or its container's where that is less."""
+    import psutil
+
+    seen, limits = psutil.virtual_memory(), container_limits()
+    if not limits.memory:
+        return seen.total, seen.available
+    return min(seen.total, limits.memory), min(seen.available, max(0, limits.memory - limits.memory_used))
+
+
 def in_container() -> bool:
     """Whether this process runs in a container (Docker, Podman, Kubernetes, LXC)."""
     if any(Path(mark).exists() for mark in ("/.dockerenv", "/run/.containerenv")) or "KUBERNETES_SERVICE_HOST" in os.environ:

@@ -197,7 +197,7 @@ def measure(
     steps = _Steps(emit)
     trainer = LocalTrainer(
         policy, recordings, node="estimate", device=settings.device, precision=settings.precision, micro_batch=settings.micro_batch,
-        threads=settings.threads, emit=steps, control=control,
+        memory_free=settings.memory_free, threads=settings.threads, emit=steps, control=control,
     )  # fmt: skip
     start, frames = policy.get_weights(), policy.frames_of(recordings)
     decode_s = _decoding(frames)

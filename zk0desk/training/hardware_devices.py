@@ -51,11 +51,11 @@ def best_of(gpus: Sequence[Gpu]) -> int:
 
 def processor(computer: Computer, size: PolicySize) -> Place:
     """Training on the processor."""
-    at_once = min(size.batch, LARGE_AT_ONCE) if size.parameters >= LARGE_POLICY else size.batch
+    at_once = min(size.batch, size.at_once or (LARGE_AT_ONCE if size.parameters >= LARGE_POLICY else size.batch))
     precision = size.precision or "fp32"
-    free = computer.memory_free - LIBRARIES
+    free = computer.memory_free - LIBRARIES - size.leave
     fits = size.fits(at_once, free, precision)
-    whole = size.fits(at_once, computer.memory - LIBRARIES, precision)
+    whole = size.fits(at_once, computer.memory - LIBRARIES - size.leave, precision)
     return Place("cpu", None, precision, at_once, fits, whole, size.needed(max(1, fits), precision), max(0, int(free)))
 
 
@@ -84,10 +84,12 @@ def best_place(computer: Computer, size: PolicySize, wanted: str) -> tuple[Place
 
 def _gpu_place(gpu: Gpu, name: str, size: PolicySize) -> Place:
     precision = size.precision or ("bf16" if has_bf16(gpu) else "fp32")
-    free, whole = (count - (LIBRARIES if gpu.shared else GPU_LIBRARIES) for count in (gpu.memory_free, gpu.memory))
-    fits = size.fits(size.batch, free, precision)
-    undisturbed = size.fits(size.batch, whole, precision)
-    return Place(name, gpu, precision, size.batch, fits, undisturbed, size.needed(max(1, fits), precision), max(0, int(free)))
+    taken = size.leave + (LIBRARIES if gpu.shared else GPU_LIBRARIES)
+    free, whole = gpu.memory_free - taken, gpu.memory - taken
+    at_once = min(size.batch, size.at_once or size.batch)
+    fits = size.fits(at_once, free, precision)
+    undisturbed = size.fits(at_once, whole, precision)
+    return Place(name, gpu, precision, at_once, fits, undisturbed, size.needed(max(1, fits), precision), max(0, int(free)))
 
 
 def _gpu_problem(gpu: Gpu, computer: Computer, size: PolicySize, place: Place) -> Finding | None:
@@ -103,6 +105,9 @@ def _gpu_problem(gpu: Gpu, computer: Computer, size: PolicySize, place: Place) -
         )
     if not place.micro_batch:
         needed = gigabytes(place.needed)
+        if size.leave and size.fits(1, place.free + size.leave, place.precision):
+            what = f"{gigabytes(size.leave)} of {gpu.name}'s memory is to stay free; training needs {needed} of the rest."
+            return repairable("memory-kept-free", what, "Not even one frame fits. The processor is used instead.", "Leave less of it free.")
         if not place.undisturbed:
             what = f"{gpu.name} has {gigabytes(gpu.memory)} of memory; {needed} is needed."
             return repairable("gpu-memory", what, "It is too small for this policy.", "The processor is used instead.")

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from zk0desk import folders
-from zk0desk.training.container_limits import container_limits, in_container, usable_cores
+from zk0desk.training.container_limits import container_limits, in_container, usable_cores, usable_memory
 from zk0desk.training.gpu_look import find_gpus, jetson_model
 from zk0desk.training.hardware_types import ENGINE, Computer
 
@@ -25,12 +25,8 @@ INSTRUCTIONS = ("sse4_2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512_bf16"
 
 def inspect_computer(*, probe_engine: bool = False) -> Computer:
     """Look at this computer. With `probe_engine` torch is imported in a child process, which takes seconds."""
-    import psutil
-
-    seen = psutil.virtual_memory()
     limits = container_limits()
-    memory = min(seen.total, limits.memory or seen.total)
-    free = min(seen.available, max(0, limits.memory - limits.memory_used) if limits.memory else seen.available)
+    memory, free = usable_memory()
     error, build, sees = _probe_engine() if probe_engine else ("", "", "")
     place = runs_place()
     return Computer(
@@ -50,7 +46,7 @@ def inspect_computer(*, probe_engine: bool = False) -> Computer:
         keyring=_keyring(),
         wsl="microsoft" in platform.release().lower(),
         container=in_container(),
-        memory_limit=limits.memory if limits.memory < seen.total else 0,
+        memory_limit=limits.memory if limits.memory == memory else 0,
         cpu_limit=limits.cpu if limits.cpu < (os.cpu_count() or 1) else 0.0,
         disk_place=str(folders.runs_folder()),
     )

@@ -32,12 +32,14 @@ def verdict(
     batch: int = BATCH,
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
+    micro_batch: int = 0,
+    memory_free: float = 0.0,
 ) -> Verdict:
     """Decide whether a policy of this size trains on `computer`, in steps of `batch` frames. Pure: nothing is looked at.
 
-    `device` and `precision` are those of the settings.
+    `device`, `precision`, `micro_batch` and `memory_free` (GB of the device's memory) are those of the settings.
     """
-    size = PolicySize(parameters, trainable, batch, None if precision == "auto" else precision)
+    size = PolicySize(parameters, trainable, batch, None if precision == "auto" else precision, micro_batch, int(memory_free * 1e9))
     findings = [*_system(computer), *_engine(computer)]
     place = processor(computer, size)
     if device != "cpu":
@@ -114,6 +116,8 @@ def _cpu(computer: Computer) -> Iterator[Finding]:
 def _memory(computer: Computer, size: PolicySize, place: Place) -> Iterator[Finding]:
     own = place.gpu is not None and not place.gpu.shared
     needed = LIBRARIES if own else LIBRARIES + size.needed(1, place.precision)
+    leave = 0 if own else size.leave
+    stays = f", {gigabytes(leave)} of it to stay so" if leave else ""
     more = ""
     if computer.wsl:
         more = " WSL takes half of Windows's memory: give it more with memory= in .wslconfig."
@@ -127,12 +131,19 @@ def _memory(computer: Computer, size: PolicySize, place: Place) -> Iterator[Find
     elif computer.memory_free < needed:
         what = f"{gigabytes(computer.memory_free)} of memory is free; training needs {gigabytes(needed)}."
         yield repairable("memory-taken", what, "Other programs hold the rest.", f"Close other programs before you join.{more}")
+    elif computer.memory_free - leave < needed:
+        what = f"{gigabytes(computer.memory_free)} of memory is free{stays}; training needs {gigabytes(needed)}."
+        yield repairable(
+            "memory-kept-free", what, "One frame at a time is trained all the same, and other programs get less.", "Leave less of it free."
+        )
     elif place.gpu is None and place.micro_batch < place.wanted:
         need = gigabytes(LIBRARIES + size.needed(place.wanted, place.precision))
-        what = f"{gigabytes(computer.memory_free)} of memory is free; {place.wanted} frames at once need {need}."
+        what = f"{gigabytes(computer.memory_free)} of memory is free{stays}; {place.wanted} frames at once need {need}."
         why = f"{place.micro_batch} at once fit; the update is the same, training is slower."
-        smaller = f"et Micro batch to {place.micro_batch} in Settings.{more}"
-        remedy = f"Close other programs, or s{smaller}" if place.undisturbed > place.micro_batch else f"S{smaller}"
+        ways = [*(["close other programs"] if place.undisturbed > place.micro_batch else []), *(["leave less of it free"] if leave else [])]
+        ways.append(f"set Micro batch to {place.micro_batch} in Settings.{more}")
+        remedy = ", or ".join(ways)
+        remedy = remedy[0].upper() + remedy[1:]
         yield repairable("memory-small-batch", what, why, remedy)
 
 

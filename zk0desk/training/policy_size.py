@@ -41,12 +41,17 @@ def memory_needed(
 
 @dataclass(frozen=True)
 class PolicySize:
-    """A policy and the steps in which it is trained: `batch` frames each. `precision` None: the device's own."""
+    """A policy and the steps in which it is trained: `batch` frames each. `precision` None: the device's own.
+
+    At most `at_once` frames are computed together (0: as the trainer does it); `leave` bytes of the device's memory stay free.
+    """
 
     parameters: int
     trainable: int
     batch: int
     precision: Precision | None
+    at_once: int = 0
+    leave: int = 0
 
     def needed(self, frames: int, precision: Precision) -> int:
         """Bytes that training with so many frames at once takes."""

@@ -26,6 +26,7 @@ from zk0desk.training.devices import choose_device, out_of_memory, wants_bf16
 from zk0desk.training.fedprox import add_proximal_gradient, client_mu, loss_spread, raised_mu
 from zk0desk.training.forward import WholeForward
 from zk0desk.training.frames import ahead
+from zk0desk.training.memory_reserve import frames_at_once
 from zk0desk.training.noise import draw_noise
 from zk0desk.training.policy_size import LARGE_AT_ONCE, LARGE_POLICY
 from zk0desk.training.progress import Keeper, Progress
@@ -61,6 +62,7 @@ class LocalTrainer:
         device: str = "auto",
         precision: str = "auto",
         micro_batch: int = 0,
+        memory_free: float = 0.0,
         threads: int = 0,
         emit: Sink,
         control: NodeControl,
@@ -75,11 +77,12 @@ class LocalTrainer:
         policy.policy.to(self._device)
         self._frames = policy.frames_of(recordings)
         large = policy.files.parameters >= LARGE_POLICY and self._device.type == "cpu"
+        wanted = micro_batch or (LARGE_AT_ONCE if large else 0)
         self._gradients = BatchGradients(
             policy,
             self._frames,
             WholeForward(policy, self._frames, bf16=self._autocast),
-            micro=micro_batch or (LARGE_AT_ONCE if large else 0),
+            micro=frames_at_once(policy.files, self._device, wanted, memory_free, bf16=self._autocast, emit=emit),
             emit=emit,
         )
         # The mu rule looks back over the epochs of a run, earlier rounds included.

@@ -1,0 +1,64 @@
+"""Memory that a person wants to stay free: training keeps out of it, by how many frames it computes at once and, on a GPU, by torch's limit.
+
+The rules are those of the verdict on this computer, with what is free at the moment when training begins.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from zk0desk.events import Notice, Sink
+from zk0desk.training.container_limits import usable_memory
+from zk0desk.training.hardware_types import gigabytes
+from zk0desk.training.policy_size import LIBRARIES, PolicySize
+from zk0desk.training.rounds import RoundFailedError
+
+if TYPE_CHECKING:
+    import torch
+
+    from zk0desk.training.policy_files import PolicyFiles
+
+MOST = 4096
+"""Frames of the largest batch that a federation may ask for."""
+
+
+def frames_at_once(files: PolicyFiles, device: torch.device, wanted: int, leave_gb: float, *, bf16: bool, emit: Sink) -> int:
+    """How many frames are computed at once so that `leave_gb` GB of the device's memory stay free, at most `wanted`; 0 means the whole batch.
+
+    On CUDA torch is given no more than the rest from here on. `RoundFailedError` where that is too little for a single frame; elsewhere
+    a single frame is trained all the same, with a notice.
+    """
+    leave = int(leave_gb * 1e9)
+    budget = _cuda_budget(device, leave) if device.type == "cuda" else _shared_budget(leave)
+    if not leave:
+        return wanted
+    precision = "bf16" if bf16 else "fp32"
+    size = PolicySize(files.parameters, files.trainable_parameters, MOST, precision)
+    fits = size.fits(wanted or MOST, budget, precision)
+    if not fits:
+        what = f"{gigabytes(max(0, budget))} of memory is left for training when {gigabytes(leave)} stay free."
+        why = f"A single frame needs {gigabytes(size.needed(1, precision))}."
+        if device.type == "cuda":
+            raise RoundFailedError(what, why, "Set Memory free in Settings to less, or close other programs that use the GPU.")
+        remedy = "Set Memory free in Settings to less, or close other programs."
+        emit(Notice(severity="warning", code="memory-kept-free", what=what, why=f"{why} It is trained all the same.", remedy=remedy))
+        return 1
+    return 0 if fits == MOST else fits
+
+
+def _cuda_budget(device: torch.device, leave: int) -> int:
+    """Bytes that training may take of the GPU; torch refuses more by itself from here on."""
+    import torch
+
+    free, total = torch.cuda.mem_get_info(device)
+    budget = free + torch.cuda.memory_reserved(device) - leave
+    # What is set by an earlier training of this process is taken back, too.
+    torch.cuda.set_per_process_memory_fraction(min(1.0, max(0.0, budget / total)) if leave else 1.0, device)
+    return budget
+
+
+def _shared_budget(leave: int) -> int:
+    """Bytes of this computer's own memory that training may take, beside its libraries; what this process holds is part of it."""
+    import psutil
+
+    return int(usable_memory()[1] + psutil.Process().memory_info().rss - LIBRARIES - leave)
