@@ -1,4 +1,4 @@
-"""Memory that a person wants to stay free: training keeps out of it, by how many frames it computes at once and, on a GPU, by torch's limit.
+"""Memory that a person wants to stay free: fewer frames are computed at once for it, and on CUDA torch is given no more than the rest.
 
 The rules are those of the verdict on this computer, with what is free at the moment when training begins.
 """
@@ -23,12 +23,14 @@ MOST = 4096
 
 
 def frames_at_once(files: PolicyFiles, device: torch.device, wanted: int, leave_gb: float, *, bf16: bool, emit: Sink) -> int:
-    """How many frames are computed at once so that `leave_gb` GB of the device's memory stay free, at most `wanted`; 0 means the whole batch.
+    """How many frames are computed at once so that `leave_gb` GB of the device's memory stay free: at most `wanted`; 0: the whole batch.
 
     On CUDA torch is given no more than the rest from here on. `RoundFailedError` where that is too little for a single frame; elsewhere
     a single frame is trained all the same, with a notice.
     """
     leave = int(leave_gb * 1e9)
+    if not leave and device.type != "cuda":
+        return wanted
     budget = _cuda_budget(device, leave) if device.type == "cuda" else _shared_budget(leave)
     if not leave:
         return wanted
