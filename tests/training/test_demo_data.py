@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 
@@ -33,18 +35,15 @@ def test_that_the_policy_is_the_same_wherever_and_whenever_it_is_made(demo_polic
     assert np.array_equal(trainable_weights(again), trainable_weights(demo_policy))
 
 
-def pictures(video: Path) -> list[np.ndarray]:
-    with av.open(str(video)) as container:
-        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-
-
-def test_that_a_recording_is_the_same_for_a_seed_down_to_its_pictures(tmp_path: Path):
-    first, second = (make_demo_recording(tmp_path / name / "node1", 1, seed=3, episodes=2, frames=12) for name in "ab")
+def test_that_a_recording_is_the_same_for_a_seed_whatever_memory_held_before(tmp_path: Path):
+    first, second = (tmp_path / name / "node1" for name in "ab")
+    make_demo_recording(first, 1, seed=3, episodes=2, frames=12)
+    making = "import sys; from zk0desk.training.demo_data import make_demo_recording as make; make(sys.argv[1], 1, 3, 2, 12)"
+    # glibc fills freed memory with this: an encoder that reads what nobody wrote makes another video.
+    subprocess.run([sys.executable, "-c", making, str(second)], env={**os.environ, "MALLOC_PERTURB_": "85"}, check=True)
     files = sorted(path.relative_to(first) for path in first.rglob("*.mp4"))
     assert files
-    for path in files:
-        one, two = pictures(first / path), pictures(second / path)
-        assert [number for number, (a, b) in enumerate(zip(one, two, strict=True)) if not np.array_equal(a, b)] == []
+    assert [path for path in files if (first / path).read_bytes() != (second / path).read_bytes()] == []
     assert all(np.array_equal(a, b) for a, b in zip(columns(first).values(), columns(second).values(), strict=True))
     other = make_demo_recording(tmp_path / "c" / "node1", 1, seed=4, episodes=2, frames=12)
     assert not np.array_equal(columns(first)["action"], columns(other)["action"])
