@@ -14,7 +14,6 @@ import pytest
 
 from zk0desk import settings as settings_file
 from zk0desk.settings import ChosenRecording, Policy, Recordings, Settings, Training
-from zk0desk.training import preflight as module
 from zk0desk.training.decoder import Decoder
 from zk0desk.training.hardware import Computer, Verdict
 from zk0desk.training.preflight import Preflight
@@ -192,4 +191,4 @@ def test_pyav_is_told_where_one_recording_needs_it() -> None:
     both = (Decoder("torchcodec", "It decodes a frame."), Decoder("pyav", "It has no AV1."))
     seen = Preflight(COMPUTER, Verdict("ok", "", "cpu", 0), decoders=both)
     assert seen.to_json()["decoder"]["name"] == "pyav"
-    assert module.usual_plan().batch_size == 64
+    assert seen.asked.plan.batch_size == 64

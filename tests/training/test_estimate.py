@@ -14,6 +14,7 @@ from zk0desk import folders
 from zk0desk.control import NodeControl, Stopped
 from zk0desk.events import Event, RoundStarted, RoundTrained, StepDone
 from zk0desk.settings import ChosenRecording, Training
+from zk0desk.training.asked_round import AskedRound
 from zk0desk.training.estimate import Estimate, duration, measure
 from zk0desk.training.hardware import Computer, Gpu, Verdict
 from zk0desk.training.kept_estimates import Learning, camera_sizes, keep, kept
@@ -79,7 +80,18 @@ def test_pictures_are_decoded_once_beside_training_and_each_time_where_they_do_n
     ],
 )
 def test_a_round_is_told_against_the_deadline(deadline: float, sentence: str) -> None:
-    assert replace(A, compute_s=2280 / 200 - 0.1, decode_s=0.0).against(plan(epochs=20), deadline) == sentence
+    asked, a = AskedRound(plan(epochs=20), deadline), replace(A, compute_s=2280 / 200 - 0.1, decode_s=0.0)
+    assert asked.sentence(a).startswith(sentence) and asked.fits(a) == (deadline == 3600)
+    assert [asked.finding(a) is None, AskedRound(plan(epochs=20), 0).fits(a)] == [deadline == 3600, True]
+
+
+def test_sending_the_update_counts_to_a_rounds_time() -> None:
+    asked, a = AskedRound(plan(epochs=20), 2400, transfer_s=300), replace(A, compute_s=2280 / 200 - 0.1, decode_s=0.0)
+    assert asked.sentence(a).startswith(
+        "A round takes about 43 min, 5 min of it to send the update; the federation allows 40 min: about 92%"
+    )
+    finding = asked.finding(a)
+    assert finding is not None and finding.severity == "repairable" and finding.why.startswith("About 92% of it will be done")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,9 @@ import typer
 
 if TYPE_CHECKING:
     from zk0desk.events import Event
+    from zk0desk.federation.network import NetworkLook
     from zk0desk.settings import ChosenRecording, Settings
+    from zk0desk.training.disk_look import DiskLook
     from zk0desk.training.hardware_types import Computer, Gpu
     from zk0desk.training.preflight import Preflight
 
@@ -28,36 +30,69 @@ def doctor(
         typer.Option(help="A recording's folder; may be given several times. Default: those in the settings.", show_default=False),
     ] = None,
     measure: Annotated[bool, typer.Option("--measure", help="Time real steps of training, which takes a minute or two.")] = False,
+    network: Annotated[
+        bool, typer.Option("--network", help="Call the invitation's federation, without a key, and measure the disk; takes seconds.")
+    ] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Do not try to load torch.")] = False,
     settings_file: Annotated[Path | None, typer.Option("--settings", help="Settings file; default: the operator's.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> int:
     """Say whether this computer can train the policy on the recordings, and if not, why and what to do.
 
-    Works where torch, a display or a keyring are missing, and says so. Nothing is sent, and nothing is written but what was measured.
-    Exit status: 0 it can, 3 with limits, 4 it cannot.
+    Works where torch, a display or a keyring are missing, and says so. A round's time is judged against what the settings' invitation
+    asks and allows. Nothing is sent, and nothing is written but what was measured. Exit status: 0 it can, 3 with limits, such as a round
+    that does not fit into the time or a federation that --network does not reach, 4 it cannot.
 
     \b
     Example: zk0desk doctor --policy ~/policies/smolvla --recordings ~/recordings/cubes --measure
     """
     from zk0desk.control import NodeControl
+    from zk0desk.federation.asked_round import asked_round
     from zk0desk.training.preflight import measured, preflight
 
     settings, trouble = _settings(settings_file)
     folder = policy or settings.policy.folder
     chosen = _chosen(settings, recordings)
-    seen = preflight(folder, chosen, settings.training, quick=quick)
+    seen = preflight(folder, chosen, settings.training, asked=asked_round(settings), quick=quick)
     if measure:
         seen = measured(seen, chosen, settings.training, control=NodeControl(), emit=_progress if not as_json else lambda _: None)
+    line, disk = None, None
+    if network:
+        seen, line, disk = _outside(seen, settings)
     if as_json:
-        print(json.dumps({**seen.to_json(), "settings-error": trouble or None}, indent=2))
+        looks = {"network": line.to_json() if line else None, "disk": disk.to_json() if disk else None}
+        print(json.dumps({**seen.to_json(), **looks, "settings-error": trouble or None}, indent=2))
         return int(seen.exit_status)
     print(seen.sentence)
-    for name, value in [*_computer(seen.computer), *_training(seen), *([("Settings", trouble)] if trouble else [])]:
+    rows = [*_computer(seen.computer), *_training(seen)]
+    rows += [("Network", line.sentences[0]), ("", line.sentences[1])] if line else []
+    rows += [("Disk speed", f" {disk.sentence}")] if disk else []
+    for name, value in [*rows, *([("Settings", trouble)] if trouble else [])]:
         print(f"  {name:<10}{value}")
-    for finding in seen.verdict.findings:
+    for finding in (*seen.verdict.findings, *seen.limits):
         print(f"  {finding.severity:<10}  {finding.what} {finding.why} {finding.remedy}".rstrip())
     return int(seen.exit_status)
+
+
+def _outside(seen: Preflight, settings: Settings) -> tuple[Preflight, NetworkLook | None, DiskLook]:
+    """The way to the federation and the disk; what is in the way joins what limits."""
+    from dataclasses import replace
+
+    from zk0desk.errors import OperatorError
+    from zk0desk.federation.asked_round import invitation_in
+    from zk0desk.federation.network import look_at_network
+    from zk0desk.training.disk_look import look_at_disk
+    from zk0desk.training.recording_types import Finding, Severity
+
+    disk, invitation = look_at_disk(), invitation_in(settings)
+    if invitation is None:
+        why = Finding("no-invitation", Severity.NOTE, "No federation was called.", "The settings hold no invitation.", "Open one first.")
+        return replace(seen, around=(why,)), None, disk
+    try:
+        return seen, look_at_network(invitation), disk
+    except OperatorError as error:
+        finding = Finding(error.code, Severity.REPAIRABLE, error.what, error.why, error.remedy)
+        return replace(seen, around=(finding,)), None, disk
 
 
 def _settings(path: Path | None) -> tuple[Settings, str]:

@@ -124,14 +124,6 @@ class Estimate:
         """Seconds of training in `rounds` rounds of `plan`, one after the other."""
         return self.round_seconds(plan) + max(0, rounds - 1) * self.round_seconds(plan, seen=True)
 
-    def against(self, plan: RoundPlan, deadline_s: float) -> str:
-        """A round's time against what the federation allows, as a sentence."""
-        takes = self.round_seconds(plan)
-        said = f"A round takes about {duration(takes)}; the federation allows {duration(deadline_s)}"
-        if takes <= deadline_s:
-            return f"{said}."
-        return f"{said}: about {max(1, round(100 * deadline_s / takes))}% of it will be done, which counts."
-
     def corrected(self, steps: int, seconds: float, *, batch: int = 0) -> Estimate:
         """This estimate after `steps` steps of `batch` frames (0: as measured) that took `seconds` of real training."""
         if steps < 1 or not seconds > 0:

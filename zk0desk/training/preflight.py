@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from zk0desk.control import NodeControl
 from zk0desk.errors import ExitStatus, OperatorError
 from zk0desk.events import Sink
-from zk0desk.settings import ChosenRecording, ServerRounds, Training
+from zk0desk.settings import ChosenRecording, Training
+from zk0desk.training.asked_round import AskedRound, usual_round
 from zk0desk.training.decoder import Decoder, decoder_of
-from zk0desk.training.estimate import Estimate, duration, measure
+from zk0desk.training.estimate import Estimate, measure
 from zk0desk.training.hardware import PARAMETERS, TRAINABLE, Computer, Verdict, inspect_computer, verdict
 from zk0desk.training.hardware_types import Answer
 from zk0desk.training.kept_estimates import camera_sizes, kept
 from zk0desk.training.policy_files import PolicyFiles, read_policy
+from zk0desk.training.recording_types import Finding, Severity
 from zk0desk.training.recordings import CheckResult, PolicyNeeds, quick_check
-from zk0desk.training.rounds import RoundPlan
 
 
 @dataclass(frozen=True)
 class Preflight:
     """What was seen, and the answer to it. `files` is None without a policy, or with `trouble`; `decoders` are the recordings'.
 
-    `estimate` is None where none is kept and none was measured; `not_measured` says why it could not be.
+    `estimate` is None where none is kept and none was measured; `not_measured` says why it could not be. It is judged against `asked`.
+    `around` are limits of what is around this computer, such as the way to the federation.
     """
 
     computer: Computer
@@ -36,14 +38,23 @@ class Preflight:
     decoders: tuple[Decoder, ...] = ()
     estimate: Estimate | None = None
     not_measured: str = ""
+    asked: AskedRound = field(default_factory=usual_round)
+    around: tuple[Finding, ...] = ()
+
+    @property
+    def limits(self) -> tuple[Finding, ...]:
+        """What limits training besides the computer, the policy and the recordings: a round that takes too long, and what is around."""
+        too_long = self.asked.finding(self.estimate) if self.estimate is not None else None
+        return (*((too_long,) if too_long else ()), *self.around)
 
     @property
     def answer(self) -> Answer:
-        """The worst of the computer's, the policy's and the recordings'."""
+        """The worst of the computer's, the policy's, the recordings' and of what limits them."""
         statuses = {result.status for result in self.recordings}
         if self.verdict.answer == "no" or self.trouble or "unusable" in statuses:
             return "no"
-        return "limits" if self.verdict.answer == "limits" or "repairable" in statuses else "ok"
+        limited = any(finding.severity != Severity.NOTE for finding in self.limits)
+        return "limits" if self.verdict.answer == "limits" or "repairable" in statuses or limited else "ok"
 
     @property
     def sentence(self) -> str:
@@ -57,6 +68,9 @@ class Preflight:
             finding = worst[0].findings[0]
             how = "cannot be trained on" if worst[0].status == "unusable" else "can be trained on after a repair"
             return f"{worst[0].path.name} {how}. {finding.what} {finding.remedy}".rstrip()
+        if self.answer == "limits" and self.verdict.answer == "ok":
+            first = self.limits[0]
+            return f"{self.verdict.sentence.rstrip('.')}, with limits. {first.what} {first.why} {first.remedy}"
         return self.verdict.sentence
 
     @property
@@ -66,12 +80,8 @@ class Preflight:
 
     @property
     def round_sentence(self) -> str:
-        """How long a round takes with the paper's plan, or ""."""
-        if self.estimate is None:
-            return ""
-        plan, usual = usual_plan(), ServerRounds()
-        rounds = f"{usual.rounds} rounds take about {duration(self.estimate.run_seconds(usual.rounds, plan))} of training."
-        return f"{self.estimate.against(plan, usual.deadline_s)} {rounds}"
+        """How long a round takes as it is asked for, or ""."""
+        return self.asked.sentence(self.estimate) if self.estimate is not None else ""
 
     def to_json(self) -> dict[str, Any]:
         """The preflight as a JSON object, keys in kebab-case."""
@@ -79,6 +89,7 @@ class Preflight:
         chosen = decoders.get("pyav") or decoders.get("torchcodec")
         return {
             **self.verdict.to_json(),
+            "findings": [finding.to_json() for finding in (*self.verdict.findings, *self.limits)],
             "status": self.answer,
             "sentence": self.sentence,
             "computer": self.computer.to_json(),
@@ -86,21 +97,24 @@ class Preflight:
             "recordings": [result.to_json() for result in self.recordings],
             "decoder": chosen.to_json() if chosen else None,
             "estimate": {**self.estimate.to_json(), "sentence": self.round_sentence} if self.estimate else None,
+            "asked": {**self.asked.to_json(), "fits": self.asked.fits(self.estimate) if self.estimate else None},
             "not-measured": self.not_measured or None,
         }
 
 
-def usual_plan() -> RoundPlan:
-    """A round as the paper has it, which is what a federation asks for unless its coordinator chose otherwise."""
-    usual = ServerRounds()
-    return RoundPlan(
-        run="", round=1, rounds=usual.rounds, seed=0, lr=usual.lr, mu=usual.proximal_mu, batch_size=usual.batch_size,
-        local_epochs=usual.local_epochs,
-    )  # fmt: skip
+def preflight(
+    policy: Path | None,
+    recordings: Sequence[ChosenRecording],
+    training: Training,
+    *,
+    asked: AskedRound | None = None,
+    quick: bool = False,
+) -> Preflight:
+    """Look at all of it. Unless `quick`, torch and the decoder are tried, in processes of their own, which takes seconds.
 
-
-def preflight(policy: Path | None, recordings: Sequence[ChosenRecording], training: Training, *, quick: bool = False) -> Preflight:
-    """Look at all of it. Unless `quick`, torch and the decoder are tried, in processes of their own, which takes seconds."""
+    `asked` is the round against which an estimate is judged (default: the paper's).
+    """
+    asked = asked or usual_round()
     computer = inspect_computer(probe_engine=not quick)
     files, trouble, needs = None, None, PolicyNeeds()
     if policy is not None:
@@ -110,11 +124,14 @@ def preflight(policy: Path | None, recordings: Sequence[ChosenRecording], traini
         except OperatorError as error:
             trouble = error
     parameters, trainable = (files.parameters, files.trainable_parameters) if files else (PARAMETERS, TRAINABLE)
-    answer = verdict(computer, parameters, trainable, device=training.device, precision=training.precision)
+    answer = verdict(
+        computer, parameters, trainable, batch=asked.plan.batch_size, device=training.device, precision=training.precision,
+        micro_batch=training.micro_batch, memory_free=training.memory_free,
+    )  # fmt: skip
     checks = tuple(quick_check(chosen.path, needs) for chosen in recordings)
     decoders = tuple(_decoder(check, again=not quick) for check in checks if check.status == "ok")
-    found = Preflight(computer, answer, files, trouble, checks, decoders)
-    return Preflight(computer, answer, files, trouble, checks, decoders, _kept(found, recordings))
+    found = Preflight(computer, answer, files, trouble, checks, decoders, asked=asked)
+    return replace(found, estimate=_kept(found, recordings))
 
 
 def measured(seen: Preflight, recordings: Sequence[ChosenRecording], training: Training, *, control: NodeControl, emit: Sink) -> Preflight:
@@ -128,10 +145,11 @@ def measured(seen: Preflight, recordings: Sequence[ChosenRecording], training: T
         why = seen.sentence
     else:
         try:
-            estimate = measure(seen.files.folder, recordings, training, control=control, emit=emit)
+            batch = seen.asked.plan.batch_size
+            estimate = measure(seen.files.folder, recordings, training, batch_size=batch, control=control, emit=emit)
         except OperatorError as error:
             why = str(error)
-    return Preflight(seen.computer, seen.verdict, seen.files, seen.trouble, seen.recordings, seen.decoders, estimate, why)
+    return replace(seen, estimate=estimate, not_measured=why)
 
 
 def _decoder(check: CheckResult, *, again: bool) -> Decoder:

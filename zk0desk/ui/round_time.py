@@ -9,36 +9,20 @@ from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QObject, QProcess, Signal
 
-from zk0desk.errors import OperatorError
-
 if TYPE_CHECKING:
     from zk0desk.settings import Settings
 
 
-def known_round_time(settings: Settings) -> str:
-    """What is known of a round's time with these settings, against what the invitation's federation allows; "" when nothing was measured.
+def known_round_time(settings: Settings, journal: Path | None = None) -> str:
+    """What is known of a round's time with these settings, against what the federation asks and allows; "" when nothing was measured.
 
     Takes up to seconds: call it in the background.
     """
-    from zk0desk.training.estimate import duration
+    from zk0desk.federation.asked_round import asked_round
     from zk0desk.training.preflight import preflight
 
-    seen = preflight(settings.policy.folder, settings.recordings.chosen, settings.training, quick=True)
-    if seen.estimate is None:
-        return ""
-    try:
-        from zk0desk.federation.invitation import Invitation
-        from zk0desk.training.rounds import RoundPlan
-
-        asked = Invitation.parse(settings.federation.invitation)
-    except OperatorError:
-        return seen.round_sentence
-    plan = RoundPlan(
-        run="", round=1, rounds=asked.rounds, seed=0, lr=1e-4, mu=0.0, batch_size=asked.batch_size, local_epochs=asked.local_epochs,
-        local_steps=asked.local_steps,
-    )  # fmt: skip
-    run = f"The run's {asked.rounds} rounds take about {duration(seen.estimate.run_seconds(asked.rounds, plan))} of training."
-    return f"{seen.estimate.against(plan, asked.deadline_s)} {run}"
+    asked = asked_round(settings, journal)
+    return preflight(settings.policy.folder, settings.recordings.chosen, settings.training, asked=asked, quick=True).round_sentence
 
 
 class Measurement(QObject):
