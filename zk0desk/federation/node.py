@@ -25,6 +25,7 @@ from zk0desk.federation.node_engine import Engine, TrainingControl
 from zk0desk.federation.node_state import SENTENCES, NodeState, check_transition
 from zk0desk.federation.probe import ClockOff, ConnectionTrouble, NotAdmitted, WrongCertificate
 from zk0desk.federation.run_store import RunStore
+from zk0desk.federation.transfer_speed import keep_transfer
 from zk0desk.federation.updates import encoded_bytes
 from zk0desk.journal import Journal, LedgerEntry
 from zk0desk.quiet import quiet_libraries
@@ -309,7 +310,10 @@ class Node:
             outcome = f"refused: {error.why}" if isinstance(error, MessageRefused) else f"failed: {error!s:.200}"
             self._ledger("received", incoming.kind, size=total[0], sha256=incoming.message_id, flwr_run=flwr_run, outcome=outcome)
             raise
-        self._rate = total[0] / max(1e-3, time.monotonic() - began)
+        seconds = time.monotonic() - began
+        self._rate = total[0] / max(1e-3, seconds)
+        if incoming.kind == TRAIN:
+            keep_transfer(self._journal, self._invitation, "down", total[0], seconds)
         return content, total[0]
 
     def _train(self, incoming: Incoming) -> None:
@@ -389,6 +393,7 @@ class Node:
             self._emit(Transfer(direction="up", run=run, round=number, bytes_done=min(done, size), bytes_total=size))
 
         self._send(reply_to(message, local_round.to_records(answer)), entry, time.time() - received, progress, S.UPLOADING)
+        keep_transfer(self._journal, self._invitation, "up", size, time.monotonic() - began)
         self._logged("sent", "train-reply", size, sha256, request)
         self._emit(UpdateSent(run=run, round=number, bytes=size, sha256=sha256, seconds=time.monotonic() - began))
         self._delivered += 1
