@@ -17,14 +17,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from zk0desk import folders
 from zk0desk.control import NodeControl, Stopped
 from zk0desk.federation.credentials import KeyringUnavailable
 from zk0desk.federation.hub_errors import (
     PUBLIC_ENDPOINT,
     Asked,
-    FetchUnderWay,
-    FolderInTheWay,
     HubNameInvalid,
     HubNotSuitable,
     HubOffline,
@@ -32,15 +29,14 @@ from zk0desk.federation.hub_errors import (
     of_disk,
     too_little_space,
 )
-from zk0desk.federation.hub_files import BACKBONE_FOLDER, HubFile, backbone_files, wanted_files
+from zk0desk.federation.hub_files import BACKBONE_FOLDER, backbone_files, wanted_files
 from zk0desk.federation.hub_line import HubLine, HubLoop, Patience, is_loopback
+from zk0desk.federation.hub_places import Origin, Part, alone_in, is_there, made, origin, put_in_place, size_of, staging_of, target_of
 from zk0desk.federation.hub_token import read_token
 from zk0desk.quiet import chosen
 
-__all__ = ["Kind", "Origin", "Patience", "fetch", "origin"]
+__all__ = ["Kind", "Offer", "Origin", "Patience", "discard", "fetch", "look", "origin"]
 
-ORIGIN_FILE = ".zk0desk-hub.json"
-FETCHING = ".fetching"
 AT_ONCE = 4
 """Files that are fetched side by side: a recording may be of hundreds of small ones."""
 RESERVE = 512 * 2**20
@@ -50,36 +46,6 @@ _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]{0,199}")
 
 Progress = Callable[[int, int], None]
 """Told of bytes that are on the disk and of all that there will be. Called in the thread that fetches."""
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a folder came from: the id on the Hub, the revision that was asked for, and the commit that it was."""
-
-    kind: Kind
-    repo_id: str
-    revision: str
-    commit: str
-    sizes: dict[str, int]
-    """Size in bytes of each file, by its path in the folder."""
-    backbone: str = ""
-    """Id and commit of what describes a policy's backbone, as `USER/NAME@COMMIT`; empty where the policy brings it itself."""
-
-    def whole_in(self, folder: Path) -> bool:
-        """Whether all files are in `folder`, with the sizes that they had."""
-        try:
-            return all((folder / path).stat().st_size == size for path, size in self.sizes.items())
-        except OSError:
-            return False
-
-
-def origin(folder: Path) -> Origin | None:
-    """Where the policy or recording in `folder` came from; None when zk0desk did not fetch it."""
-    try:
-        kept = json.loads((folder / ORIGIN_FILE).read_text(encoding="utf-8"))
-        return Origin(kept["kind"], kept["repo-id"], kept["revision"], kept["commit"], dict(kept["sizes"]), kept["backbone"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def fetch(
@@ -100,17 +66,63 @@ def fetch(
 
     Raises `Stopped` soon after `control` asks for it, and a `HubError` that says what to do.
     """
+    return _run(_asked(kind, repo_id, revision, endpoint, control), patience, progress, lambda work: work.run(), control)
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a fetch would bring: which commit, to which folder, and its bytes; of them what has arrived already. `free`: of the disk.
+
+    `there`: that commit is in its place, and nothing is to be fetched.
+    """
+
+    commit: str
+    folder: Path
+    bytes: int
+    arrived: int
+    free: int
+    there: bool = False
+
+
+def look(
+    kind: Kind,
+    repo_id: str,
+    revision: str = "main",
+    *,
+    control: NodeControl,
+    endpoint: str | None = None,
+    patience: Patience = Patience(),
+) -> Offer:
+    """What `fetch` would bring, and whether there is room for it: a list of files, and a policy's description. Raises as `fetch` does."""
+    return _run(_asked(kind, repo_id, revision, endpoint, control), patience, None, lambda work: work.look(), control)
+
+
+def discard(kind: Kind, repo_id: str) -> None:
+    """Remove what has arrived of a fetch that ended before it was whole. `FetchUnderWay` while it is fetched."""
+    asked = _checked(kind, repo_id, "main", PUBLIC_ENDPOINT)
+    staging = staging_of(asked)
+    if staging.is_dir():
+        with alone_in(staging):
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def _asked(kind: Kind, repo_id: str, revision: str, endpoint: str | None, control: NodeControl) -> Asked:
     asked = _checked(kind, repo_id, revision, endpoint)
     _require_online()
     control.check()
+    return asked
+
+
+def _run[T](
+    asked: Asked, patience: Patience, progress: Progress | None, work: Callable[[_Fetch], Coroutine[Any, Any, T]], control: NodeControl
+) -> T:
     token, silent = _token(asked)
     asked = replace(asked, with_token=token is not None, keyring_silent=silent)
-    work = _Fetch(asked, token, patience, progress or (lambda done, total: None)).run()
     with asyncio.Runner(loop_factory=HubLoop) as runner:
-        return runner.run(_until_stopped(work, control))
+        return runner.run(_until_stopped(work(_Fetch(asked, token, patience, progress or (lambda done, total: None))), control))
 
 
-async def _until_stopped(work: Coroutine[Any, Any, Path], control: NodeControl) -> Path:
+async def _until_stopped[T](work: Coroutine[Any, Any, T], control: NodeControl) -> T:
     task = asyncio.ensure_future(work)
     while not task.done():
         await asyncio.wait({task}, timeout=0.05)
@@ -175,16 +187,6 @@ def _token(asked: Asked) -> tuple[str | None, bool]:
         return None, True
 
 
-@dataclass(frozen=True)
-class _Part:
-    """A file to fetch: of which repository and commit, and its path in the folder."""
-
-    asked: Asked
-    commit: str
-    file: HubFile
-    place: str
-
-
 class _Fetch:
     """One fetch, from the question for the commit to the folder in its place."""
 
@@ -200,31 +202,50 @@ class _Fetch:
     async def run(self) -> Path:
         async with HubLine(self._asked, self._token, self._patience) as line:
             commit = await line.commit_of(self._asked)
-            target = _target(self._asked, commit)
-            if _is_there(self._asked, commit, target):
+            target = target_of(self._asked, commit)
+            if is_there(self._asked, commit, target):
                 return target
-            files = wanted_files(self._asked.kind, await line.listing(self._asked, commit), self._asked.repo_id)
-            parts = [_Part(self._asked, commit, file, file.path) for file in files]
-            staging = _staging(self._asked)
-            with _alone(staging):
-                if _is_there(self._asked, commit, target):  # another fetch put it there meanwhile
+            own = await self._own(line, commit)
+            staging = staging_of(self._asked)
+            with alone_in(staging):
+                if is_there(self._asked, commit, target):  # another fetch put it there meanwhile
                     return target
-                _made(staging)
-                backbone = ""
-                if self._asked.kind == "policy":
-                    more = await self._backbone(line, parts, staging)
-                    backbone = f"{more[0].asked.repo_id}@{more[0].commit}" if more else ""
-                    parts += more
+                parts, backbone = await self._with_backbone(line, own, staging)
                 self._require_space(parts, staging)
                 await self._all(line, parts, staging)
                 kept = Origin(self._asked.kind, self._asked.repo_id, self._asked.revision, commit, {}, backbone)
                 try:
-                    _put_in_place(parts, staging, target, kept)
+                    put_in_place(parts, staging, target, kept)
                 except OSError as error:
                     raise of_disk(error, target.parent) from None
         return target
 
-    async def _backbone(self, line: HubLine, parts: Sequence[_Part], staging: Path) -> list[_Part]:
+    async def look(self) -> Offer:
+        """What `run` would bring."""
+        async with HubLine(self._asked, self._token, self._patience) as line:
+            commit = await line.commit_of(self._asked)
+            target = target_of(self._asked, commit)
+            known = origin(target) if is_there(self._asked, commit, target) else None
+            if known is not None:
+                return Offer(commit, target, sum(known.sizes.values()), 0, shutil.disk_usage(target).free, there=True)
+            own = await self._own(line, commit)
+            staging = staging_of(self._asked)
+            with alone_in(staging):
+                parts, _ = await self._with_backbone(line, own, staging)
+                here = self._require_space(parts, staging)
+                return Offer(commit, target, self._total, here, shutil.disk_usage(staging).free)
+
+    async def _own(self, line: HubLine, commit: str) -> list[Part]:
+        files = wanted_files(self._asked.kind, await line.listing(self._asked, commit), self._asked.repo_id)
+        return [Part(self._asked, commit, file, file.path) for file in files]
+
+    async def _with_backbone(self, line: HubLine, own: list[Part], staging: Path) -> tuple[list[Part], str]:
+        """All parts, and id and commit of what describes a policy's backbone; "" where it brings that itself, or is a recording."""
+        made(staging)
+        more = await self._backbone(line, own, staging) if self._asked.kind == "policy" else []
+        return own + more, f"{more[0].asked.repo_id}@{more[0].commit}" if more else ""
+
+    async def _backbone(self, line: HubLine, parts: Sequence[Part], staging: Path) -> list[Part]:
         """What describes the policy's backbone, unless the policy brings it: LeRobot would ask the Hub for it when it loads."""
         own = next(part for part in parts if part.place == "config.json")
         await self._one(line, own, staging)
@@ -252,16 +273,18 @@ class _Fetch:
         asked = replace(self._asked, repo_id=asked.repo_id, revision=asked.revision)
         commit = await line.commit_of(asked)
         files = backbone_files(await line.listing(asked, commit), asked.repo_id)
-        return [_Part(asked, commit, file, f"{BACKBONE_FOLDER}/{file.path}") for file in files]
+        return [Part(asked, commit, file, f"{BACKBONE_FOLDER}/{file.path}") for file in files]
 
-    def _require_space(self, parts: Sequence[_Part], staging: Path) -> None:
+    def _require_space(self, parts: Sequence[Part], staging: Path) -> int:
+        """Bytes that have arrived already, where there is room for the rest."""
         self._total = sum(part.file.size for part in parts)
-        here = sum(_size(staging / name) for digest in {part.file.digest for part in parts} for name in (digest, f"{digest}.incomplete"))
+        here = sum(size_of(staging / name) for digest in {part.file.digest for part in parts} for name in (digest, f"{digest}.incomplete"))
         needed, free = max(self._total - here, 0) + RESERVE, shutil.disk_usage(staging).free
         if free < needed:
             raise too_little_space(needed, free, staging.parent.parent)
+        return here
 
-    async def _all(self, line: HubLine, parts: Sequence[_Part], staging: Path) -> None:
+    async def _all(self, line: HubLine, parts: Sequence[Part], staging: Path) -> None:
         wanted = {part.file.digest: part for part in parts}
         # What an earlier fetch of another commit left and this one does not need.
         for path in staging.iterdir():
@@ -282,7 +305,7 @@ class _Fetch:
             raise several.exceptions[0] from None
         self._tell(at_last=True)
 
-    async def _one(self, line: HubLine, part: _Part, staging: Path) -> None:
+    async def _one(self, line: HubLine, part: Part, staging: Path) -> None:
         whole, partial = staging / part.file.digest, staging / f"{part.file.digest}.incomplete"
         if whole.is_file():
             self._heard(part.file.size)
@@ -299,89 +322,3 @@ class _Fetch:
         if self._total and (at_last or now - self._told >= _TOLD_EVERY_S):
             self._told = now
             self._progress(self._done, self._total)
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else 0
-
-
-def _target(asked: Asked, commit: str) -> Path:
-    """The folder where it belongs. Each commit of a policy has its own: one that is trained on is never replaced."""
-    user, name = asked.repo_id.split("/")
-    if asked.kind == "policy":
-        return folders.policies_folder() / user / f"{name}@{commit[:12]}"
-    from zk0desk.training.recordings import standard_folders
-
-    return standard_folders()[0] / user / name
-
-
-def _staging(asked: Asked) -> Path:
-    """Where files arrive, under their hashes: on the disk where they belong, and nothing in it looks like a recording."""
-    return _target(asked, "").parent.parent / FETCHING / f"{asked.kind}--{asked.repo_id.replace('/', '--')}"
-
-
-def _made(folder: Path) -> Path:
-    try:
-        return folders.private_folder(folder)
-    except OSError as error:
-        raise of_disk(error, folder) from None
-
-
-def _is_there(asked: Asked, commit: str, target: Path) -> bool:
-    """Whether that commit is in its place. Raises `FolderInTheWay` where a recording's place holds anything else."""
-    known = origin(target)
-    if known is not None and known.commit == commit and known.whole_in(target):
-        return True
-    if asked.kind == "policy" or not target.exists() or (target.is_dir() and not any(target.iterdir())):
-        return False
-    why = (
-        "zk0desk did not fetch it: it may be your own."
-        if known is None
-        else f"It is commit {known.commit[:12]}, and {commit[:12]} was asked for."
-        if known.commit != commit
-        else "It was fetched, and was changed since."
-    )
-    raise FolderInTheWay(f"{target} is left as it is.", why, "Move that folder away, or remove it, and try again.")
-
-
-def _alone(staging: Path) -> Any:
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(_made(staging.parent) / f"{staging.name}.lock", timeout=0)
-    try:
-        return lock.acquire()
-    except Timeout:
-        raise FetchUnderWay(
-            "It is being fetched already.", "Another window or command of zk0desk fetches the same.", "Wait until that one is done."
-        ) from None
-
-
-def _put_in_place(parts: Sequence[_Part], staging: Path, target: Path, kept: Origin) -> None:
-    """Move the files from under their hashes to their paths, in a folder that takes its place all at once."""
-    from zk0desk.training.policy_files import settle_policy
-
-    draft = staging / "folder"
-    last = {part.file.digest: part.place for part in parts}
-    for part in parts:
-        place = draft / part.place
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if last[part.file.digest] == part.place:
-            (staging / part.file.digest).replace(place)
-        else:
-            shutil.copyfile(staging / part.file.digest, place)
-    if kept.kind == "policy":
-        settle_policy(draft, at=target)
-    about = {
-        "kind": kept.kind,
-        "repo-id": kept.repo_id,
-        "revision": kept.revision,
-        "commit": kept.commit,
-        "backbone": kept.backbone,
-        "sizes": {part.place: (draft / part.place).stat().st_size for part in parts},
-    }
-    (draft / ORIGIN_FILE).write_text(json.dumps(about, indent=1), encoding="utf-8")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.exists():
-        shutil.rmtree(target)
-    draft.replace(target)
-    shutil.rmtree(staging, ignore_errors=True)

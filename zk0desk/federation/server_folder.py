@@ -179,7 +179,7 @@ class ServerFolder:
             certificate=pem,
             certificate_sha256=certificate_sha256(pem),
             policy_id=files.policy_id,
-            policy_name=self.policy(settings).name,
+            policy_name=_policy_name(self.policy(settings)),
             backbone_sha256=files.backbone_sha256,
             layout_sha256=files.layout.sha256,
             parameters=files.parameters,
@@ -195,6 +195,14 @@ class ServerFolder:
             flwr_version=flwr_version,
             zk0desk_version=__version__,
         )
+
+
+def _policy_name(folder: Path) -> str:
+    """How operators find the policy: its name and commit on the Hub where it was fetched from there, else its folder's name."""
+    from zk0desk.federation.hub_places import origin
+
+    known = origin(folder)
+    return f"{known.repo_id}@{known.commit}"[:128] if known is not None and known.kind == "policy" else folder.name[:128]
 
 
 def init_server(folder: Path | str, settings: ServerSettings) -> ServerFolder:
