@@ -29,20 +29,36 @@ SIGNS = {"blocks": "blocks    ", "repairable": "repairable", "note": "note      
 @app.command("list")
 def list_(
     folders: Annotated[list[Path] | None, typer.Argument(help="Folders to look in, besides LeRobot's own.", show_default=False)] = None,
+    search: Annotated[str, typer.Option(help="Words in the name, the folder, the robot, a task or a camera.", show_default=False)] = "",
+    sort: Annotated[str, typer.Option(help="name, robot, episodes, duration, size, health or date.")] = "name",
+    health: Annotated[list[str] | None, typer.Option(help="Only ok, repairable or unusable ones.", show_default=False)] = None,
+    robot: Annotated[list[str] | None, typer.Option(help="Only of this robot.", show_default=False)] = None,
+    camera: Annotated[list[str] | None, typer.Option(help="Only with this camera.", show_default=False)] = None,
     as_json: AsJson = False,
 ) -> int:
     """List the recordings in FOLDERS and where LeRobot keeps its own, each with what a quick check says.
 
     \b
-    Example: zk0desk recordings list ~/recordings --json
+    Example: zk0desk recordings list ~/recordings --sort size --health ok --json
     """
+    from zk0desk.training.library import HEALTHS, ORDERS, Entry, View, arrange
+    from zk0desk.training.recording_watch import changed_at
     from zk0desk.training.recordings import find_recordings, quick_check
 
-    results = [quick_check(path) for path in find_recordings(folders or [])]
+    order = next((known for known in ORDERS if known == sort), None)
+    if order is None:
+        raise typer.BadParameter(f"sort by {', '.join(ORDERS)}", param_hint="--sort")
+    if not set(health or ()) <= set(HEALTHS):
+        raise typer.BadParameter(f"it is {', '.join(HEALTHS)}", param_hint="--health")
+    view = View(search, order, False, frozenset(health or ()), frozenset(robot or ()), frozenset(camera or ()))
+    found = [Entry(quick_check(path), changed_at(path)) for path in find_recordings(folders or [])]
+    results = [entry.result for entry in arrange(found, view)]
     if as_json:
         print(json.dumps([result.to_json() for result in results], indent=2))
         return int(ExitStatus.OK)
-    if not results:
+    if found and not results:
+        print(f"None of the {len(found)} recordings that were found is what you asked for.")
+    elif not results:
         print("No LeRobot recording was found. Name the folder that holds yours: zk0desk recordings list FOLDER")
     width = max((len(result.path.name) for result in results), default=0)
     for result in results:

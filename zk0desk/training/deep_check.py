@@ -78,10 +78,16 @@ def deep_check(
 
 def kept_answer(path: Path, needs: PolicyNeeds = PolicyNeeds()) -> CheckResult | None:
     """The deep check's answer where it is kept for the recording as it is now. Quick: nothing of the content is read."""
+    answer, deep = best_answer(path, needs)
+    return answer if deep else None
+
+
+def best_answer(path: Path, needs: PolicyNeeds = PolicyNeeds()) -> tuple[CheckResult, bool]:
+    """The deep check's answer where it is kept for the recording as it is now, else the quick check's; and whether it is the deep one's."""
     quick = quick_check(path, needs)
-    key = content_key(path, needs)
-    kept = _kept(key) if key and quick.recording is not None else None
-    return None if kept is None else result_of(path, quick.recording, kept)
+    key = content_key(path, needs) if quick.recording is not None else ""
+    kept = _kept(key) if key else None
+    return (quick, False) if kept is None else (result_of(path, quick.recording, kept), True)
 
 
 def _together(quick: list[Finding], deep: list[Finding]) -> list[Finding]:

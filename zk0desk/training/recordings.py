@@ -6,7 +6,7 @@ Nothing here imports torch, asks the Hub, or writes into a recording.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from zk0desk.training.camera_mapping import fit_together, map_cameras
@@ -24,18 +24,15 @@ from zk0desk.training.recording_types import (
     Severity,
     Status,
 )
+from zk0desk.training.recording_watch import MAX_DEPTH, Tree
 from zk0desk.training.thumbnails import thumbnail
 
 __all__ = [
+    "MAX_DEPTH",
     "Camera", "CameraMapping", "CheckResult", "Finding", "PolicyNeeds", "Progress", "Recording", "RecordingError", "Severity", "Status",
     "deep_check", "find_recordings", "fit_together", "kept_answer", "map_cameras", "policy_needs", "quick_check", "read_recording",
     "standard_folders", "thumbnail",
 ]  # fmt: skip
-
-MAX_DEPTH = 5
-"""How deep below a given folder a recording is looked for."""
-MAX_FOLDERS = 20_000
-"""How many folders are looked at; a whole disk is no place to search."""
 
 
 def standard_folders() -> list[Path]:
@@ -50,30 +47,14 @@ def find_recordings(folders: Iterable[Path], *, standard: bool = True) -> list[P
 
     A link is followed once, and nothing is looked for inside a recording. Folders that cannot be read are passed over.
     """
+    tree = Tree()
     found: list[Path] = []
     seen: set[tuple[int, int]] = set()
     for start in [*folders, *(standard_folders() if standard else [])]:
-        for path in _search(Path(start).expanduser(), 0, seen):
+        for path in tree.recordings(Path(start).expanduser(), seen):
             if path not in found:
                 found.append(path)
     return found
-
-
-def _search(folder: Path, depth: int, seen: set[tuple[int, int]]) -> Iterator[Path]:
-    try:
-        stat = folder.stat()
-        if (stat.st_dev, stat.st_ino) in seen or len(seen) > MAX_FOLDERS or not folder.is_dir():
-            return
-        seen.add((stat.st_dev, stat.st_ino))
-        if (folder / "meta" / "info.json").is_file():
-            yield folder
-            return
-        below = sorted(entry.path for entry in os.scandir(folder) if entry.is_dir() and entry.name not in ("blobs", "refs", ".git"))
-    except (OSError, ValueError):
-        return
-    if depth < MAX_DEPTH:
-        for path in below:
-            yield from _search(Path(path), depth + 1, seen)
 
 
 def read_recording(path: Path) -> Recording:

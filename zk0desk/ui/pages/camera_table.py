@@ -29,11 +29,15 @@ class CameraPicture(QLabel):
     def __init__(self, size: QSize, name: str, *, fill: bool = False) -> None:
         super().__init__()
         self._size, self._fill = size, fill
+        self._later: Callable[[], None] | None = None
         self.setFixedSize(size)
         self.setAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter)
         self.setAccessibleName(name)
 
     def paintEvent(self, event: QPaintEvent) -> None:
+        if self._later is not None:
+            later, self._later = self._later, None
+            later()
         if self.pixmap().isNull():
             painter = QPainter(self)
             painter.setRenderHint(QPainter.RenderHint.Antialiasing)
@@ -46,6 +50,10 @@ class CameraPicture(QLabel):
             icon("image-off-outline", "muted").paint(painter, where)
             painter.end()
         super().paintEvent(event)
+
+    def fetch_when_seen(self, result: CheckResult, camera: int, width: int) -> None:
+        """`fetch`, but not before the picture is painted: a long list reads only what is looked at."""
+        self._later = lambda: self.fetch(result, camera, width)
 
     def fetch(self, result: CheckResult, camera: int, width: int) -> None:
         """Read the picture of camera number `camera` in the background, `width` pixels wide; nothing where there is none."""

@@ -13,14 +13,15 @@ from PySide6.QtWidgets import QHBoxLayout, QLineEdit, QVBoxLayout, QWidget
 
 from zk0desk.ui import theme
 from zk0desk.ui.pages.camera_table import CameraPicture
-from zk0desk.ui.pages.recording_words import duration, verdict
+from zk0desk.ui.pages.library_view import LibraryView
+from zk0desk.ui.pages.recording_words import day, duration, megabytes, verdict
 from zk0desk.ui.pages.tick_box import TickBox
-from zk0desk.ui.widgets import Badge, Card, ElidedLabel, LinkButton, SecondaryButton, scrolled
+from zk0desk.ui.widgets import Badge, Caption, Card, ElidedLabel, LinkButton, SecondaryButton, scrolled
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
 
-    from zk0desk.training.recordings import CheckResult
+    from zk0desk.training.library import Entry, View
 
 THUMBNAIL = QSize(76, 57)
 WIDTH = 330
@@ -29,15 +30,15 @@ WIDTH = 330
 class RecordingCard(Card):
     """A recording in the list: chosen or not, picture, name, badge. Click or Enter shows it, Space chooses it."""
 
-    def __init__(self, result: CheckResult, chosen: bool, on_show: Callable[[], None], on_choose: Callable[[bool], None]) -> None:
+    def __init__(self, entry: Entry, chosen: bool, on_show: Callable[[], None], on_choose: Callable[[bool], None]) -> None:
         super().__init__()
-        self.result = result
+        self.entry = entry
+        self.result = result = entry.result
         self._on_show = on_show
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.setCursor(Qt.CursorShape.PointingHandCursor)
         recording = result.recording
-        name = recording.name if recording else result.path.name
-        self.words = f"{name} {recording.robot if recording else ''} {' '.join(recording.tasks) if recording else ''}".lower()
+        name = entry.name
         row = QHBoxLayout()
         row.setSpacing(theme.SPACE_3)
         self.box = TickBox()
@@ -55,6 +56,7 @@ class RecordingCard(Card):
         texts.addWidget(ElidedLabel(name, "bold"))
         if recording:
             facts = [recording.robot or "robot not named", f"{recording.episodes} episodes", duration(recording.duration)]
+            facts.append(megabytes(recording.bytes_on_disk))
             if result.status == "repairable" and recording.version != "v3.0":
                 facts[2] = f"format {recording.version}"
             texts.addWidget(ElidedLabel(" · ".join(facts), "caption"))
@@ -62,7 +64,13 @@ class RecordingCard(Card):
             texts.addWidget(ElidedLabel(str(result.path.parent), "caption"))
         kind, words = verdict(result)
         self.badge = Badge(kind, words)
-        texts.addWidget(self.badge, 0, Qt.AlignmentFlag.AlignLeft)  # else the badge's own width would limit the column's
+        last = QHBoxLayout()
+        last.addWidget(self.badge)
+        if recording:
+            last.addWidget(ElidedLabel(day(entry.changed), "caption"), 1)
+        else:
+            last.addStretch(1)
+        texts.addLayout(last)
         row.addLayout(texts, 1)
         self.body.addLayout(row)
         self.setAccessibleName(f"{name}: {words}")
@@ -84,7 +92,7 @@ class RecordingCard(Card):
 
 
 class RecordingList(QWidget):
-    """The left side of the page. `show_results` brings it to what was found.
+    """The left side of the page. `show_entries` brings it to what was found.
 
     `asked` carries the path of a recording that is to be shown, `ticked` a path and whether it is chosen now.
     """
@@ -95,19 +103,26 @@ class RecordingList(QWidget):
     def __init__(self, add_folder: Callable[[], None], look_again: Callable[[], None]) -> None:
         super().__init__()
         self.cards: dict[Path, RecordingCard] = {}
+        self.order: list[Path] = []
         self.setFixedWidth(WIDTH)
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(theme.SPACE_2)
         self.search = QLineEdit()
-        self.search.setPlaceholderText("Search recordings")
+        self.search.setPlaceholderText("Search name, robot, task, camera")
         self.search.setAccessibleName("Search recordings")
         self.search.setClearButtonEnabled(True)
-        self.search.textChanged.connect(self._filter)
-        above = QHBoxLayout()
+        self.search.textChanged.connect(self._arrange)
+        self.view = LibraryView()
+        self.view.changed.connect(self._arrange)
+        above = QVBoxLayout()
         above.setContentsMargins(0, 0, theme.SPACE_2, 0)  # as wide as the cards under it
         above.addWidget(self.search)
+        above.addWidget(self.view)
         column.addLayout(above)
+        self.none = Caption("")
+        self.none.hide()
+        column.addWidget(self.none)
         content = QWidget()
         self._cards = QVBoxLayout(content)
         self._cards.setContentsMargins(0, 0, theme.SPACE_2, 0)
@@ -122,27 +137,57 @@ class RecordingList(QWidget):
         buttons.addWidget(self.add)
         buttons.addWidget(self.again)
         buttons.addStretch(1)
+        self.away = Caption("")
+        self.away.hide()
+        column.addWidget(self.away)
         column.addLayout(buttons)
 
-    def show_results(self, results: Mapping[Path, CheckResult], chosen: set[Path]) -> None:
-        """A card for each of `results`; those of `chosen` are ticked."""
+    def show_entries(self, entries: Sequence[Entry], chosen: set[Path], away: Sequence[Path] = ()) -> None:
+        """A card for each of `entries`; those of `chosen` are ticked. `away` are folders that are not there now."""
+        results = {entry.result.path: entry for entry in entries}
         # What is gone, or is found to be different now, gets another card.
-        for path in [path for path in self.cards if path not in results or self.cards[path].result != results[path]]:
-            self.cards.pop(path).deleteLater()
-        for path, result in results.items():
+        for path in [path for path in self.cards if path not in results or self.cards[path].entry != results[path]]:
+            card = self.cards.pop(path)
+            card.hide()
+            card.deleteLater()
+        for path, entry in results.items():
             if path not in self.cards:
-                card = RecordingCard(result, path in chosen, partial(self.asked.emit, path), partial(self.ticked.emit, path))
+                card = RecordingCard(entry, path in chosen, partial(self.asked.emit, path), partial(self.ticked.emit, path))
                 self.cards[path] = card
-                self._cards.insertWidget(self._cards.count() - 1, card)
-                card.picture.fetch(result, 0, 160)
-        before: QWidget = self.search
-        for card in self.cards.values():  # they came later than the buttons below them
-            for each in (card, card.box):
-                QWidget.setTabOrder(before, each)
-                before = each
-        QWidget.setTabOrder(before, self.add)
-        QWidget.setTabOrder(self.add, self.again)
-        self._filter(self.search.text())
+                card.picture.fetch_when_seen(entry.result, 0, 160)
+        self.away.setVisible(bool(away))
+        many = f"{len(away)} folders are" if len(away) > 1 else f"{away[0]} is" if away else ""
+        self.away.setText(f"{many} not there now.")
+        self.away.setToolTip("\n".join(map(str, away)))
+        self.view.show_choices(entries)
+        self.order = []
+        self._arrange()
+
+    def _arrange(self) -> None:
+        """Show what the search and the filters let through, in the order that is asked for."""
+        from zk0desk.training.library import arrange
+
+        view: View = self.view.view(self.search.text())
+        shown = [entry.result.path for entry in arrange((card.entry for card in self.cards.values()), view)]
+        there = set(shown)
+        for path, card in self.cards.items():
+            card.setVisible(path in there)
+        if shown != self.order:
+            self.order = shown
+            before: QWidget = self.view.last
+            for place, path in enumerate(shown):
+                card = self.cards[path]
+                if self._cards.indexOf(card) != place:
+                    self._cards.removeWidget(card)
+                    self._cards.insertWidget(place, card)
+                for each in (card, card.box):  # they came later than the buttons below them
+                    QWidget.setTabOrder(before, each)
+                    before = each
+            QWidget.setTabOrder(before, self.add)
+            QWidget.setTabOrder(self.add, self.again)
+        hidden = len(self.cards) - len(shown)
+        self.none.setText(f"{hidden} of {len(self.cards)} hidden by the {'filter' if view.filters else 'search'}.")
+        self.none.setVisible(bool(hidden))
 
     def mark_shown(self, path: Path) -> None:
         """Show which recording the details are of."""
@@ -156,7 +201,3 @@ class RecordingList(QWidget):
                 card.box.blockSignals(True)
                 card.box.setChecked(path in chosen)
                 card.box.blockSignals(False)
-
-    def _filter(self, text: str) -> None:
-        for card in self.cards.values():
-            card.setVisible(text.lower() in card.words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,6 +20,11 @@ def duration(seconds: float) -> str:
 def megabytes(count: int) -> str:
     """Bytes for a person."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.0f} kB"
+
+
+def day(seconds: float) -> str:
+    """The day of a time since 1970, in the computer's time zone; nothing for 0."""
+    return time.strftime("%Y-%m-%d", time.localtime(seconds)) if seconds > 0 else ""
 
 
 def thousands(count: int) -> str:

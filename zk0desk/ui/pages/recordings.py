@@ -12,9 +12,9 @@ from PySide6.QtWidgets import QComboBox, QFileDialog, QHBoxLayout, QStackedLayou
 
 from zk0desk.errors import OperatorError
 from zk0desk.ui import theme
-from zk0desk.ui.background import in_background
 from zk0desk.ui.deep_checks import DeepCheck
 from zk0desk.ui.episode_viewer import EpisodeViewer
+from zk0desk.ui.library import Library
 from zk0desk.ui.model import AppModel
 from zk0desk.ui.pages.recording_details import RecordingActions, RecordingDetails
 from zk0desk.ui.pages.recording_list import RecordingList
@@ -36,8 +36,10 @@ class RecordingsPage(QWidget):
         super().__init__()
         self.model = model
         self.setAcceptDrops(True)
-        self.results: dict[Path, CheckResult] = {}
-        self._deep: set[Path] = set()
+        self.library = Library(self)
+        self.library.changed.connect(self._rebuild)
+        self.library.failed.connect(self._say)
+        self.results = self.library.results
         self._checks: dict[Path, DeepCheck] = {}
         self.listing = RecordingList(self._choose_folder, self.look)
         self.listing.asked.connect(self.show_recording)
@@ -45,10 +47,9 @@ class RecordingsPage(QWidget):
         self.details = RecordingDetails()
         self.cards = self.listing.cards
         self.shown: Path | None = None
+        self.shown_result: CheckResult | None = None
         self._show_next = Path()
         self._looked = False
-        self._round = 0
-        self._needs: PolicyNeeds | None = None
         outer = QVBoxLayout(self)
         outer.setContentsMargins(22, theme.SPACE_4, 20, theme.SPACE_4)
         outer.setSpacing(theme.SPACE_3)
@@ -109,73 +110,15 @@ class RecordingsPage(QWidget):
         if settings is None:
             return
         self.banner.hide()
-        self._round += 1
         self._folders = settings.recordings.folders
         self.header.set_answer("Looking for recordings…")
-        policy, chosen = settings.policy.folder, [each.path for each in settings.recordings.chosen]
-        added = list(settings.recordings.folders)
-        turn = self._round
-
-        def find() -> tuple[list[Path], PolicyNeeds]:
-            from zk0desk.training.recordings import PolicyNeeds, find_recordings, policy_needs
-
-            try:
-                needs = policy_needs(policy) if policy else PolicyNeeds()
-            except OperatorError:
-                needs = PolicyNeeds()
-            found = list(find_recordings(added))
-            return chosen + [path for path in found if path not in chosen], needs
-
-        in_background(self, find, lambda answer: self._found(turn, *answer), self._say)
-
-    def _found(self, turn: int, paths: list[Path], needs: PolicyNeeds) -> None:
-        if turn != self._round:
-            return
-        self._needs = needs
-        for path in [path for path in self.results if path not in paths]:
-            del self.results[path]
-        self._layers.setCurrentIndex(1 if paths else 0)
-        self.go_on.setVisible(bool(paths))  # an empty page has one button
-        if not paths:
-            self._rebuild()
-        self._check_next(turn, list(paths))
-
-    def _check_next(self, turn: int, paths: list[Path]) -> None:
-        if turn != self._round or not paths:
-            return
-        path, *rest = paths
-        needs = self._needs
-
-        def check() -> tuple[CheckResult, bool]:
-            from zk0desk.training.recordings import PolicyNeeds, kept_answer, quick_check
-
-            kept = kept_answer(path, needs or PolicyNeeds())
-            return (kept, True) if kept is not None else (quick_check(path, needs or PolicyNeeds()), False)
-
-        def done(answer: tuple[CheckResult, bool]) -> None:
-            if turn != self._round:
-                return
-            self._keep_result(path, *answer)
-            self._rebuild()
-            self._check_next(turn, rest)
-
-        def failed(error: OperatorError) -> None:
-            self._say(error)
-            self._check_next(turn, rest)
-
-        in_background(self, check, done, failed)
-
-    def _keep_result(self, path: Path, result: CheckResult, deep: bool) -> None:
-        self.results[path] = result
-        (self._deep.add if deep else self._deep.discard)(path)
+        self.library.look(settings)
 
     # --- looking deeper, and repairing
 
     def check_deeply(self, path: Path) -> None:
         """Check every frame of the recording at `path`, in the background; an answer that is kept counts unless it is shown already."""
-        from zk0desk.training.recordings import PolicyNeeds
-
-        self._check_of(path).start(self._needs or PolicyNeeds(), again=path in self._deep)
+        self._check_of(path).start(self._needs(), again=path in self.library.deep)
         if self.shown == path:
             self.show_recording(path)
 
@@ -188,17 +131,15 @@ class RecordingsPage(QWidget):
     def _checked_deeply(self, path: Path, result: CheckResult | None) -> None:
         if result is None or path not in self.results:
             return
-        self._keep_result(path, result, deep=True)
+        self.library.keep(path, result, deep=True)
         self._rebuild()
         if self.shown == path:
             self.show_recording(path)
 
     def repair(self, path: Path) -> None:
         """Ask how a copy of the recording at `path` is to be made that can be trained on."""
-        from zk0desk.training.recordings import PolicyNeeds
-
         chosen = self._chosen().get(path)
-        dialog = RepairDialog(self.results[path], self._needs or PolicyNeeds(), chosen.leave_out if chosen else (), self)
+        dialog = RepairDialog(self.results[path], self._needs(), chosen.leave_out if chosen else (), self)
         dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         dialog.made.connect(partial(self._repaired, path))
         dialog.open()
@@ -267,17 +208,28 @@ class RecordingsPage(QWidget):
         settings = self._settings()
         return {each.path: each for each in settings.recordings.chosen} if settings else {}
 
+    def _needs(self) -> PolicyNeeds:
+        from zk0desk.training.recordings import PolicyNeeds
+
+        return self.library.needs or PolicyNeeds()
+
     def _rebuild(self) -> None:
         chosen = self._chosen()
-        self.listing.show_results(self.results, set(chosen))
+        if self.results or not self.library.looking:
+            self._layers.setCurrentIndex(1 if self.results else 0)
+            self.go_on.setVisible(bool(self.results))  # an empty page has one button
+        self.listing.show_entries([self.library.entry(path) for path in self.results], set(chosen), self.library.away)
         if self.shown not in self.results:
             self.shown = None
+        elif self.shown_result is not self.results[self.shown]:
+            self._show_again(self.shown)
         if self._show_next in self.results:
             self.show_recording(self._show_next)
             self._show_next = Path()
-        elif self.shown is None and self.results:
-            first = next((path for path in chosen if path in self.results), next(iter(self.results)))
-            self.show_recording(first)
+        elif self.shown is None:
+            listed = [path for path in self.listing.order if path in chosen] or ([] if self.library.looking else self.listing.order)
+            if listed:
+                self.show_recording(listed[0])
         self._answer()
 
     def _choose(self, path: Path, on: bool) -> None:
@@ -294,16 +246,18 @@ class RecordingsPage(QWidget):
             self.show_recording(path)  # the cameras' slots can be set only for what is chosen
 
     def _answer(self) -> None:
-        from zk0desk.training.recordings import PolicyNeeds, fit_together
+        from zk0desk.training.recordings import fit_together
 
         chosen = self._chosen()
         self.listing.tick(set(chosen))
         results = [self.results[path] for path in chosen if path in self.results]
         recordings = [result.recording for result in results if result.recording]
         bad = [result.path.name for result in results if result.status != "ok"]
-        findings = fit_together(recordings, self._needs or PolicyNeeds()) if recordings else []
+        findings = fit_together(recordings, self._needs()) if recordings else []
         blocks = [finding for finding in findings if finding.severity == "blocks"]
-        if not self.results:
+        if self.library.looking:
+            text = f"Looking for recordings… {len(self.results)} checked." if self.results else "Looking for recordings…"
+        elif not self.results:
             text = "None was found yet. Nothing is copied and nothing leaves this computer."
         elif not results:
             text = f"{len(self.results)} found. Choose those that this computer trains on."
@@ -325,14 +279,11 @@ class RecordingsPage(QWidget):
 
     def show_recording(self, path: Path) -> None:
         """Show what is known of a recording at the right."""
-        from zk0desk.training.recordings import PolicyNeeds
-
-        self.shown = path
+        self.shown, self.shown_result = path, self.results[path]
         self.listing.mark_shown(path)
-        needs = self._needs or PolicyNeeds()
         look, repair, watch = (partial(call, path) for call in (self.check_deeply, self.repair, self.watch_episodes))
-        actions = RecordingActions(self._check_of(path), look, path in self._deep, repair, watch)
-        self.details.show_result(self.results[path], needs, self._chosen().get(path), partial(self._change, path), actions)
+        actions = RecordingActions(self._check_of(path), look, path in self.library.deep, repair, watch)
+        self.details.show_result(self.results[path], self._needs(), self._chosen().get(path), partial(self._change, path), actions)
 
     def _change(self, path: Path, **values: object) -> None:
         """Keep `values` of the chosen recording at `path`."""
