@@ -232,10 +232,11 @@ class Shelf:
 
     def _index(self) -> np.ndarray:
         files = self._files
-        if files is None:
-            return np.zeros(self.layout.entries, np.uint64)
-        with files.used() as usable:
-            return files.words() if usable else np.zeros(self.layout.entries, np.uint64)
+        if files is not None:
+            with files.used() as usable, contextlib.suppress(OSError):
+                if usable:
+                    return files.words()
+        return np.zeros(self.layout.entries, np.uint64)
 
     # --- writing --------------------------------------------------------------------------------------------------
 
