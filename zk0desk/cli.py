@@ -34,6 +34,7 @@ COMMANDS = {
     "doctor": _Command("zk0desk.commands.doctor", "doctor", "Say whether this computer can train the policy, and if not, why."),
     "node": _Command("zk0desk.commands.node", "node", "Take part in a federation without a window."),
     "policy": _Command("zk0desk.commands.policy", "app", "Look at policies, and save the shared one for your robot."),
+    "cache": _Command("zk0desk.commands.cache", "app", "See, check and remove what was computed of your frames and kept."),
     "hub": _Command("zk0desk.commands.hub", "app", "Fetch a base policy or a recording from the Hugging Face Hub."),
     "server": _Command("zk0desk.commands.server", "app", "Run a federation: initialise, start, invite, admit, train."),
 }

@@ -79,6 +79,18 @@ class Training(_Section):
     )
 
 
+class Cache(_Section):
+    """What the frozen part of the policy computed for frames, kept on this computer so that it is not computed again."""
+
+    level: Literal["auto", "off", "N", "V", "P"] = Field(
+        "auto",
+        description="V keeps the pictures' embeddings, P all that follows from them: larger and faster. N keeps nothing; off: LeRobot's step.",
+    )
+    budget_gb: float = Field(20.0, ge=0, le=100_000, description="GB of the disk that it may take, for all recordings together.")
+    folder: Path | None = Field(None, description="Where it is kept, best on a fast disk. Not chosen: this user's folder for caches.")
+    keep_after_removal: bool = Field(False, description="Keep what was computed of a recording that is taken out of the list.")
+
+
 class Appearance(_Section):
     """How the window looks."""
 
@@ -92,6 +104,7 @@ class Settings(_Section):
     policy: Policy = Policy()
     federation: Federation = Federation()
     training: Training = Training()
+    cache: Cache = Cache()
     appearance: Appearance = Appearance()
 
 

@@ -17,7 +17,7 @@ def test_that_every_metric_that_is_sent_is_named() -> None:
 def test_that_the_text_says_where_to_what_never_and_what_remains() -> None:
     text = consent_text(invitation(host="arms.example.org", port=8000))
     assert "arms.example.org:8000" in text
-    assert "Images, videos" in " ".join(never_leaves())
+    assert "Images, videos" in " ".join(never_leaves()) and "The cache of prepared frames" in " ".join(never_leaves())
     assert "inferred from updates" in remains() and remains() in text
 
 

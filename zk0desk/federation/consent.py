@@ -42,6 +42,7 @@ def never_leaves() -> list[str]:
     """What is never sent, a sentence each."""
     return [
         "Images, videos, states, actions, tasks, and anything computed from a single frame.",
+        "The cache of prepared frames, which is computed from pictures: it stays in a folder that only you can open.",
         "Names of recordings, folders, files or people.",
         "Normalisation statistics of your recordings.",
         f"Losses that are means over fewer than {MIN_FRAMES} frames.",

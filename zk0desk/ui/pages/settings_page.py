@@ -30,6 +30,7 @@ NAMES = {
     "policy": "Base policy",
     "federation": "Federation",
     "training": "Training",
+    "cache": "Prepared frames",
     "appearance": "Look",
 }
 ELSEWHERE = {("recordings", "chosen"), ("federation", "consent")}
