@@ -14,6 +14,7 @@ from zk0desk.ui import theme
 from zk0desk.ui.background import in_background
 from zk0desk.ui.hardware_look import Asked, HardwareLook, look_at_hardware
 from zk0desk.ui.model import AppModel
+from zk0desk.ui.pages.hub_dialog import open_hub_dialog
 from zk0desk.ui.pages.round_time_card import RoundTimeCard
 from zk0desk.ui.widgets import (
     Badge,
@@ -63,6 +64,8 @@ class ComputerPage(QWidget):
         policy.header.addStretch(1)
         self.choose = SecondaryButton("Choose a f&older", "folder-open-outline", self._choose)
         policy.header.addWidget(self.choose)
+        self.from_hub = SecondaryButton("From the &Hub…", "cloud-download-outline", lambda: open_hub_dialog(self.model, "policy", self))
+        policy.header.addWidget(self.from_hub)
         self.policy_text = Text("", "muted")
         self.policy_grid = KeyValueGrid()
         policy.body.addWidget(self.policy_text)

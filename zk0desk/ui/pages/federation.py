@@ -17,6 +17,7 @@ from zk0desk.ui.hardware_look import Asked, HardwareLook, look_at_hardware
 from zk0desk.ui.model import AppModel
 from zk0desk.ui.pages.consent_lists import ConsentLists
 from zk0desk.ui.pages.example_message import ExampleDialog
+from zk0desk.ui.pages.hub_dialog import open_hub_dialog
 from zk0desk.ui.pages.invitation_facts import facts
 from zk0desk.ui.pages.join_footer import JoinFooter
 from zk0desk.ui.pages.steps import Stepper, invitation_of, steps_of
@@ -137,8 +138,9 @@ class FederationPage(QWidget):
         row.setSpacing(theme.SPACE_2)
         self.check = SecondaryButton("Chec&k the address", "access-point-network", self.check_address)
         self.copy_key = SecondaryButton("Cop&y your node's key", "content-copy", self._copy_key)
+        self.fetch = SecondaryButton("Fetch the &policy from the Hub…", "cloud-download-outline", self.fetch_policy)
         self.change = LinkButton("Use anot&her invitation", "", self._ask)
-        for button in (self.check, self.copy_key, self.change):
+        for button in (self.fetch, self.check, self.copy_key, self.change):
             row.addWidget(button)
         row.addStretch(1)
         card.body.addLayout(row)
@@ -268,6 +270,7 @@ class FederationPage(QWidget):
         self._admitted = joined and (self._admitted or self.model.state in ADMITTED or self.model.live_run is not None)
         self.facts.set_rows(facts(invitation, self._key_known, admitted=self._admitted))
         self.key_hint.setVisible(not self._admitted)
+        self.fetch.setVisible(not joined and (settings.policy.folder is None or not (settings.policy.folder / "config.json").is_file()))
         self.lists.show_invitation(invitation)
         event = self.model.state_event
         if joined:
@@ -307,6 +310,14 @@ class FederationPage(QWidget):
         self.footer.show_state(before, self.page_id, running=self.model.running, joined=joined)
 
     # --- what its buttons do
+
+    def fetch_policy(self) -> None:
+        """Ask for the base policy on the Hub: the one that the invitation names where it does."""
+        settings = self._settings()
+        invitation = invitation_of(settings) if settings else None
+        name, _, revision = (invitation.policy_name if invitation else "").partition("@")
+        known = name.count("/") == 1
+        open_hub_dialog(self.model, "policy", self, name=name if known else "", revision=revision if known and revision else "main")
 
     def check_address(self) -> None:
         """Ask the address whether a SuperLink answers there. No key and no name is sent."""
