@@ -16,11 +16,12 @@ from zk0desk.ui.deep_checks import DeepCheck
 from zk0desk.ui.episode_viewer import EpisodeViewer
 from zk0desk.ui.library import Library
 from zk0desk.ui.model import AppModel
+from zk0desk.ui.pages.hub_dialog import open_hub_dialog
 from zk0desk.ui.pages.recording_details import RecordingActions, RecordingDetails
 from zk0desk.ui.pages.recording_list import RecordingList
 from zk0desk.ui.pages.recording_words import thousands
 from zk0desk.ui.pages.repair_dialog import RepairDialog
-from zk0desk.ui.widgets import Banner, EmptyState, PageHeader, PrimaryButton, scrolled
+from zk0desk.ui.widgets import Banner, EmptyState, PageHeader, PrimaryButton, SecondaryButton, scrolled
 
 if TYPE_CHECKING:
     from zk0desk.settings import ChosenRecording, Settings
@@ -56,6 +57,8 @@ class RecordingsPage(QWidget):
         self.header = PageHeader("Recordings", "Looking for recordings…")
         self.go_on = PrimaryButton("Cont&inue: this computer", "arrow-right", lambda: model.showPage.emit("computer"))
         self.go_on.setEnabled(False)
+        self.from_hub = SecondaryButton("From the &Hub…", "cloud-download-outline", self.fetch_from_hub)
+        self.header.actions.addWidget(self.from_hub)
         self.header.actions.addWidget(self.go_on)
         outer.addWidget(self.header)
         self.banner = Banner("error")
@@ -169,6 +172,16 @@ class RecordingsPage(QWidget):
         self._show_next = new
         self.model.update_settings(settings.model_copy(update={"recordings": recordings}))
         self.look()
+
+    def fetch_from_hub(self) -> None:
+        """Ask for a recording or a policy that is on the Hub; a recording that arrived is shown."""
+
+        def arrived(what: str, folder: Path) -> None:
+            if what == "recording":
+                self._show_next = folder
+                self.look()
+
+        open_hub_dialog(self.model, "recording", self).fetched.connect(arrived)
 
     def _choose_folder(self) -> None:
         folder = QFileDialog.getExistingDirectory(self, "Add a folder with recordings")
