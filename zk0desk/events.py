@@ -161,11 +161,38 @@ class StepDone(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class RoundKept(Event):
-    """The round is being kept on disk as it is after `step`: a killed node goes on from there."""
+    """The round is being kept on disk as it is after `step`: a killed node goes on from there.
+
+    `bytes` are written now, `bytes_a_day` in a day of training at this pace.
+    """
 
     run: str
     round: int
     step: int
+    bytes: int = 0
+    bytes_a_day: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class MuChanged(Event):
+    """The node's own rule raised or lowered mu after `step`, an epoch's end; `what` and `why` in words.
+
+    `cause` is `loss` (the losses of the last epochs scatter: `loss_std`), `gradient` (`grad_norm`), `both`, or `calm`.
+    """
+
+    run: str
+    round: int
+    step: int
+    epoch: int
+    mu: float
+    before: float
+    cause: str
+    what: str
+    why: str
+    loss_std: float
+    loss_std_limit: float
+    grad_norm: float
+    grad_norm_limit: float
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -77,6 +77,18 @@ class Training(_Section):
         le=1024,
         description="GB of the training device's memory that stay free; fewer frames are then computed at once.",
     )
+    keep_optimiser: bool = Field(
+        False, description="Keep the optimiser's moments from round to round. FedProx starts each round with a new one."
+    )
+    checkpoint_s: float = Field(
+        60.0,
+        ge=10,
+        le=3600,
+        description="Seconds of training that a power cut may cost, or 2% of the round's time where that is more. Less writes more.",
+    )
+    pause_frees_memory: bool = Field(
+        False, description="Give the GPU's memory back while training is paused; Resume then takes a few seconds."
+    )
 
 
 class Cache(_Section):

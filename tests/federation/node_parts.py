@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,9 @@ class StandInEngine:
         self.emit, self.control = emit, control
         self.trainer = self
         self.frames = 40
+
+    def paused(self) -> nullcontext[None]:
+        return nullcontext()
 
     def loss(self, _weights: np.ndarray, _batch: int, control: NodeControl) -> tuple[float, int]:
         control.check()

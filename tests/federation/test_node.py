@@ -520,7 +520,7 @@ def test_that_a_killed_node_goes_on_with_the_step_where_it_was(tmp_path: Path, d
                 first.until("step-done", step=12)
             with NodeProcess(settings, "real") as second:
                 done = second.until("round-started")["done"]
-                assert 11 <= done < 40
+                assert 10 <= done < 40, "one state is written while the next step is made"
                 assert second.until("step-done")["step"] == done + 1
                 answer = reply(grid, message, 60)
                 assert not answer.error and answer.metrics["steps-done"] == 40

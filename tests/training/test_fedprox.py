@@ -40,12 +40,12 @@ def test_that_the_anchor_is_not_the_live_weight(local_node):
 
 
 def test_that_a_calm_node_keeps_the_servers_mu():
-    assert client_mu(0.01, [1.0, 1.1, 1.2], 0.5, **RULE) == 0.01
+    assert client_mu(0.01, [1.0, 1.1, 1.2], 0.5, **RULE).mu == 0.01
 
 
 @pytest.mark.parametrize(("losses", "norm"), [([1.0, 9.0], 0.1), ([1.0, 1.0], 1.1), ([], float("nan"))])
 def test_that_scattered_losses_or_a_large_gradient_double_mu(losses, norm):
-    assert client_mu(0.01, losses, norm, **RULE) == 0.02
+    assert client_mu(0.01, losses, norm, **RULE).mu == 0.02
 
 
 def test_that_only_the_last_five_epochs_count():
@@ -55,4 +55,4 @@ def test_that_only_the_last_five_epochs_count():
 
 @given(mu=st.floats(0, 10), losses=st.lists(st.floats(0, 50), max_size=9), norm=st.floats(0, 5))
 def test_that_mu_is_never_below_the_servers_nor_raised_above_the_limit(mu, losses, norm):
-    assert mu <= client_mu(mu, losses, norm, **RULE) <= max(mu, RULE["mu_max"])
+    assert mu <= client_mu(mu, losses, norm, **RULE).mu <= max(mu, RULE["mu_max"])

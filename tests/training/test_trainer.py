@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from zk0desk.control import NodeControl, Stopped
-from zk0desk.events import Notice, RoundStarted, RoundTrained, StepDone
+from zk0desk.events import MuChanged, Notice, RoundStarted, RoundTrained, StepDone
 from zk0desk.settings import ChosenRecording
 from zk0desk.training.devices import choose_device
 from zk0desk.training.frames import to_device
@@ -310,3 +310,69 @@ def test_that_of_several_gpus_the_one_is_taken_that_the_verdict_names(monkeypatc
     assert choose_device("auto") == choose_device("cuda") == torch.device("cuda", 1)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert choose_device("cuda") == torch.device("cuda", 0), "what cannot be told apart is not guessed at"
+
+
+def test_that_a_node_says_why_mu_was_raised_and_why_it_was_lowered(local_node):
+    node = local_node("node0")
+    node.train(mu=0.01, local_steps=10, mu_grad_norm=0.0, mu_loss_std=1e9)
+    (raised,) = node.told(MuChanged)
+    assert (raised.step, raised.epoch, raised.before, raised.mu, raised.cause) == (5, 1, 0.01, 0.02, "gradient")
+    norms = [event.grad_norm for event in node.told(StepDone)][:5]
+    assert raised.grad_norm == pytest.approx(np.mean(norms)) and raised.grad_norm_limit == 0
+    assert (
+        raised.what == "The proximal mu was raised from 0.01 to 0.02."
+        and f"{raised.grad_norm:.3g} in the last epoch, above 0" in raised.why
+    )
+    node.events.clear()
+    node.train(round=2, mu=0.01, local_steps=10, mu_grad_norm=1e9, mu_loss_std=1e9)
+    (lowered,) = node.told(MuChanged)
+    assert (lowered.step, lowered.mu, lowered.cause) == (5, 0.01, "calm") and "lowered from 0.02 to 0.01" in lowered.what
+    assert f"scatter by {lowered.loss_std:.3g} (limit 1e+09)" in lowered.why and lowered.loss_std > 0
+
+
+def test_that_mu_stays_raised_into_a_round_whose_mu_the_server_lowered(local_node):
+    node = local_node("node0")
+    node.train(mu=0.02, local_steps=5, mu_grad_norm=0.0)  # at its limit, so that nothing shows
+    node.events.clear()
+    node.train(round=2, mu=0.01, local_steps=5, mu_grad_norm=0.0)
+    assert {event.mu for event in node.told(StepDone)} == {0.02}
+
+
+def test_that_a_pause_frees_the_devices_memory_and_the_round_goes_on_to_the_same_update(local_node, monkeypatch):
+    """The processor stands in for a GPU: only what moves tensors is replaced, and counts what is on the device."""
+    from zk0desk.training import devices, trainer
+
+    undisturbed = local_node("node0").train(mu=0.01)
+    node = local_node("node0", on_event=lambda event: pause(event))
+    aside: dict[int, torch.Tensor] = {}
+    released: list[int] = []
+
+    def to_main_memory(data: torch.Tensor) -> torch.Tensor:
+        copy = data.clone()
+        data.zero_()  # the device's memory is another program's from now on
+        aside[copy.data_ptr()] = copy
+        return copy
+
+    def to_device_memory(data: torch.Tensor, device: torch.device) -> torch.Tensor:
+        assert device.type == "cpu" and aside.pop(data.data_ptr()) is not None
+        return data.clone()
+
+    monkeypatch.setattr(devices, "to_main_memory", to_main_memory)
+    monkeypatch.setattr(devices, "to_device_memory", to_device_memory)
+    monkeypatch.setattr(devices, "release_unused", lambda _: released.append(sum(each.nbytes for each in aside.values())))
+    monkeypatch.setattr(trainer, "has_own_memory", lambda _: True)
+
+    def pause(event: object) -> None:
+        if isinstance(event, StepDone) and event.step == 3:
+            node.control.pause()
+            threading.Timer(0.3, node.control.resume).start()
+
+    assert np.array_equal(node.train(mu=0.01).delta, undisturbed.delta)
+    assert not released, "an operator has to ask for it"
+    node.trainer._pause_frees_memory = True
+    assert np.array_equal(node.train(mu=0.01).delta, undisturbed.delta)
+    policy, trained = node.policy.policy, 4 * node.start.size
+    whole = sum(each.nbytes for each in (*policy.parameters(), *policy.buffers()))
+    # The policy, AdamW's two moments and w_t; and a step number for each parameter.
+    assert whole + 3 * trained <= released[0] <= whole + 3 * trained + 8 * len(node.policy.parameters)
+    assert not aside

@@ -11,6 +11,7 @@ import base64
 import random
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from zk0desk import __version__
@@ -129,7 +130,8 @@ class Node:
         while not self._done():
             if self._control.paused:
                 self._go(S.PAUSED, then="Resume takes the next round.")
-                self._control.hold()
+                with self._engine.wait(self._control).paused() if self._engine.ended else nullcontext():
+                    self._control.hold()
                 self._go(S.WAITING_FOR_ROUND)
                 continue
             if self._engine.ended:
@@ -365,7 +367,8 @@ class Node:
             assert self._engine is not None
             trainer = self._engine.wait(self._control).trainer
             self._frames = trainer.frames
-            kept = store.checkpoint()
+            training = self._settings.training
+            kept = store.checkpoint(training.checkpoint_s, memory_free=training.memory_free)
             result = trainer.train(request.plan(self._training_deadline(request, received)), weights, kept)
             self._control.check()
             store.keep_update(request, result)

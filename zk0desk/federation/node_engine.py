@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from zk0desk.control import NodeControl
@@ -40,11 +41,18 @@ class Engine:
             micro_batch=training.micro_batch,
             memory_free=training.memory_free,
             threads=training.threads,
+            keep_optimiser=training.keep_optimiser,
+            pause_frees_memory=training.pause_frees_memory,
             emit=learning,
             control=control,
         )
         learning.watch(key_of(self._policy, trainer, settings.recordings.chosen))
         self.trainer: Trains = trainer
+        self._memory_freed = trainer.memory_freed
+
+    def paused(self) -> AbstractContextManager[None]:
+        """What surrounds a pause between rounds: the GPU's memory is given back within it, if the operator wants that."""
+        return self._memory_freed()
 
     def loss(self, weights: np.ndarray, batch: int, control: NodeControl) -> tuple[float, int]:
         """The loss of `weights` on this node's own frames, and their number."""

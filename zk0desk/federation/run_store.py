@@ -4,6 +4,7 @@
     global-last.npy   the newest global weights that came (float32, flat, in the layout's order)
     global-best.npy   those with the lowest held-out loss that the coordinator told
     round/            the middle of the round that is under way (`training.checkpoint`)
+    optimiser/        its moments after the last two rounds, when the operator wants them kept (`training.optimiser`)
     update.npy        this node's update of a round until it was delivered, with update.json beside it
 
 Files are written whole or not at all.
@@ -25,7 +26,7 @@ import numpy as np
 from zk0desk import folders
 from zk0desk.federation.messages import FinalWeights, TrainRequest
 from zk0desk.federation.updates import weights_sha256
-from zk0desk.training.checkpoint import RoundCheckpoint
+from zk0desk.training.checkpoint import EVERY_S, OPTIMISER, SPARE_BYTES, RoundCheckpoint
 from zk0desk.training.rounds import RoundResult
 
 if TYPE_CHECKING:
@@ -82,12 +83,16 @@ class RunStore:
         _write(self.folder / UPDATE, lambda file: np.save(file, result.delta, allow_pickle=False))
         _write_json(self.folder / UPDATE_FACTS, {**_identity(request), "metrics": result.metrics, "partial": result.partial})
 
-    def checkpoint(self) -> RoundCheckpoint:
-        """Where the middle of a round is kept. Those of other runs are removed: a node takes part in one."""
-        for other in self.folder.parent.glob(f"*/{ROUND}"):
-            if other.parent != self.folder:
-                shutil.rmtree(other, ignore_errors=True)
-        return RoundCheckpoint(self.folder / ROUND)
+    def checkpoint(self, every_s: float = EVERY_S, *, memory_free: float = 0.0) -> RoundCheckpoint:
+        """Where the middle of a round is kept, and beside it the optimiser. Those of other runs are removed: a node takes part in one.
+
+        `every_s` and `memory_free` (GB) are the operator's settings.
+        """
+        for name in (ROUND, OPTIMISER):
+            for other in self.folder.parent.glob(f"*/{name}"):
+                if other.parent != self.folder:
+                    shutil.rmtree(other, ignore_errors=True)
+        return RoundCheckpoint(self.folder / ROUND, every_s, spare=SPARE_BYTES + int(memory_free * 1e9))
 
     def update(self, request: TrainRequest, size: int) -> RoundResult | None:
         """The update of the very round that `request` asks for, if it was computed before."""

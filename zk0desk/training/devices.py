@@ -6,6 +6,7 @@ What only a GPU does (its numbering, its precision, its memory) is here, so that
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from zk0desk.training.gpu_look import find_gpus
@@ -67,3 +68,35 @@ def release_unused(device: torch.device) -> None:
         torch.cuda.empty_cache()
     elif device.type == "mps":
         torch.mps.empty_cache()
+
+
+def has_own_memory(device: torch.device) -> bool:
+    """Whether moving away from `device` frees memory that main memory does not share: a GPU with memory of its own."""
+    return device.type == "cuda"
+
+
+def set_aside(device: torch.device, tensors: Iterable[torch.Tensor]) -> Callable[[], None]:
+    """Move those of `tensors` that are on `device` to main memory, in place; what is returned brings them back.
+
+    The tensors stay the same objects, so that a module and an optimiser that hold them need not know.
+    """
+    moved = {id(tensor): tensor for tensor in tensors if tensor.device.type == device.type}
+    for tensor in moved.values():
+        tensor.data = to_main_memory(tensor.data)
+    release_unused(device)
+
+    def bring_back() -> None:
+        for tensor in moved.values():
+            tensor.data = to_device_memory(tensor.data, device)
+
+    return bring_back
+
+
+def to_main_memory(data: torch.Tensor) -> torch.Tensor:
+    """A copy of `data` in main memory."""
+    return data.to("cpu")
+
+
+def to_device_memory(data: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A copy of `data` on `device`."""
+    return data.to(device)

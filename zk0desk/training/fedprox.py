@@ -7,6 +7,7 @@ once per optimiser step, before clipping: the same as through autograd, in a ten
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from statistics import pstdev
 from typing import TYPE_CHECKING
 
@@ -17,9 +18,53 @@ WINDOW = 5
 """Epochs over which the losses' standard deviation is taken."""
 
 
+@dataclass(frozen=True)
+class MuVerdict:
+    """mu until the next epoch's end, and what decided it: each figure with its limit. `epochs` losses were looked at."""
+
+    mu: float
+    loss_std: float
+    loss_std_limit: float
+    grad_norm: float
+    grad_norm_limit: float
+    epochs: int
+
+    @property
+    def scattered(self) -> bool:
+        """Whether the epochs' losses scatter by more than the limit."""
+        return not self.loss_std <= self.loss_std_limit
+
+    @property
+    def steep(self) -> bool:
+        """Whether the gradient is larger than the limit. One that is not finite is."""
+        return not self.grad_norm <= self.grad_norm_limit
+
+    @property
+    def raised(self) -> bool:
+        """Whether mu is to be raised."""
+        return self.scattered or self.steep
+
+    @property
+    def cause(self) -> str:
+        """`loss`, `gradient`, `both`, or `calm` when neither is above its limit."""
+        return {(True, False): "loss", (False, True): "gradient", (True, True): "both"}.get((self.scattered, self.steep), "calm")
+
+    @property
+    def why(self) -> str:
+        """The reason in words, with the figures."""
+        scatter = f"the losses of the last {self.epochs} epochs scatter by {self.loss_std:.3g}"
+        norm = f"the gradient's norm was {self.grad_norm:.3g} in the last epoch"
+        reasons = [f"{scatter}, above {self.loss_std_limit:g}"] if self.scattered else []
+        reasons += [f"{norm}, above {self.grad_norm_limit:g}"] if self.steep else []
+        if not reasons:
+            reasons = [f"{scatter} (limit {self.loss_std_limit:g})", f"{norm} (limit {self.grad_norm_limit:g})"]
+        words = ", and ".join(reasons)
+        return f"{words[0].upper()}{words[1:]}."
+
+
 def client_mu(
     mu: float, epoch_losses: Sequence[float], grad_norm: float, *, mu_max: float, alpha: float, loss_std: float, norm_limit: float
-) -> float:
+) -> MuVerdict:
     """mu until the next epoch's end, decided at an epoch's end.
 
     `epoch_losses` are the mean losses of all epochs so far, earlier rounds included; `grad_norm` is the mean norm of the
@@ -27,8 +72,8 @@ def client_mu(
     deviation), or `grad_norm` is above `norm_limit`: max(mu, min(mu * (1 + alpha), mu_max)); else `mu`. The paper leaves
     the formula's symbols out of its text; this is our reading. A gradient that is not finite counts as too large.
     """
-    calm = loss_spread(epoch_losses) <= loss_std and grad_norm <= norm_limit
-    return mu if calm else raised_mu(mu, mu_max=mu_max, alpha=alpha)
+    verdict = MuVerdict(mu, loss_spread(epoch_losses), loss_std, grad_norm, norm_limit, min(WINDOW, len(epoch_losses)))
+    return replace(verdict, mu=raised_mu(mu, mu_max=mu_max, alpha=alpha)) if verdict.raised else verdict
 
 
 def raised_mu(mu: float, *, mu_max: float, alpha: float) -> float:

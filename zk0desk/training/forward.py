@@ -21,7 +21,12 @@ Reduction = Literal["mean", "none"]
 
 
 class Forward(Protocol):
-    """A batch's data, and its loss. All frames of a batch are alike (`Frames.alike`)."""
+    """A batch's data, and its loss. All frames of a batch are alike (`Frames.alike`).
+
+    `level` says what is computed beforehand; a round that goes on after an unclean end goes on with the same.
+    """
+
+    level: str
 
     def batch(self, indices: list[int], decoders: ThreadPoolExecutor | None = None) -> Batch:
         """The data of frames on the CPU: tensors whose first dimension is the frame. Called from a thread of its own."""
@@ -32,6 +37,8 @@ class Forward(Protocol):
 
 class WholeForward:
     """LeRobot's forward over pictures, state and actions; with `bf16` under bfloat16 autocast."""
+
+    level = "off"
 
     def __init__(self, policy: TrainablePolicy, frames: Frames, *, bf16: bool = False) -> None:
         self._policy, self._frames, self._bf16 = policy, frames, bf16

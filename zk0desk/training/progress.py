@@ -13,18 +13,19 @@ from zk0desk.training.round_steps import PlannedStep
 if TYPE_CHECKING:
     import torch
 
-OPTIMISER = ("step", "exp_avg", "exp_avg_sq")
-"""AdamW's state of a parameter."""
+    from zk0desk.training.optimiser import LocalOptimiser
 
 
 @dataclass
 class Progress:
     """What a round has done so far: up to `step`, skipped ones counted. Losses, sizes, norms and mus are of each step that was made.
 
-    `mu` holds until the epoch's end; `epochs` are the mean losses of this round's epochs; `seconds` passed before an interruption.
+    `mu` holds until the epoch's end, `raised` says whether the node's own rule raised it; `epochs` are the mean losses of this
+    round's epochs; `seconds` passed before an interruption.
     """
 
     mu: float
+    raised: bool = False
     step: int = 0
     losses: list[float] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
@@ -51,7 +52,7 @@ class Keeper:
     """Keeps a round's progress, weights and optimiser on disk. `identity` is what makes it this round and no other."""
 
     def __init__(
-        self, kept: RoundCheckpoint, identity: Mapping[str, Any], parameters: Sequence[torch.Tensor], optimiser: torch.optim.Optimizer
+        self, kept: RoundCheckpoint, identity: Mapping[str, Any], parameters: Sequence[torch.Tensor], optimiser: LocalOptimiser
     ) -> None:
         self._kept, self._identity, self._parameters, self._optimiser = kept, dict(identity), parameters, optimiser
         self._began = time.monotonic()
@@ -63,44 +64,60 @@ class Keeper:
         """Whether it is time to keep."""
         return self._kept.due
 
-    def keep(self, progress: Progress, memory: Mapping[str, Any], check: Callable[[], None]) -> None:
-        """Keep `progress` unless it is kept already, with `memory`, which is JSON. A disk without room costs only the safety."""
+    @property
+    def interval_s(self) -> float:
+        """Seconds of training that an unclean end may cost now."""
+        return self._kept.interval_s
+
+    def trouble(self) -> str:
+        """Why the round could not be kept the last time, once; or nothing."""
+        return self._kept.trouble()
+
+    def tensors(self, progress: Progress) -> dict[str, torch.Tensor]:
+        """All that a round goes on from, by name. Not a copy."""
         import torch
 
-        if progress.step == self._saved or not progress.losses:
-            return
+        weights = {f"weight.{number}": parameter for number, parameter in enumerate(self._parameters)}
+        return {"visited": torch.tensor(sorted(progress.visited)), **weights, **self._optimiser.tensors()}
+
+    def worth(self, progress: Progress) -> bool:
+        """Whether there is something to keep that is not kept yet."""
+        return progress.step != self._saved and bool(progress.losses)
+
+    def keep(self, progress: Progress, memory: Mapping[str, Any], check: Callable[[], None]) -> None:
+        """Keep `progress` with `memory`, which is JSON; writing goes on behind. A disk without room costs only the safety."""
         self._saved = progress.step
-        tensors: dict[str, torch.Tensor] = {"visited": torch.tensor(sorted(progress.visited))}
-        for number, parameter in enumerate(self._parameters):
-            tensors[f"weight.{number}"] = parameter
-            state = self._optimiser.state.get(parameter, {})
-            tensors |= {f"{name}.{number}": state[name] for name in OPTIMISER if name in state}
         facts = {key: value for key, value in vars(progress).items() if key != "visited"}
         facts["seconds"] = self._before + time.monotonic() - self._began
-        self._kept.save(progress.step, {**self._identity, "progress": facts, "memory": memory}, tensors, check)
+        self._kept.save_behind(progress.step, {**self._identity, "progress": facts, "memory": memory}, self.tensors(progress), check)
 
     def restore(self) -> tuple[Progress, dict[str, Any]] | None:
-        """Bring weights and optimiser back; the progress and the memory kept with it. None, and nothing changed, when there is none."""
+        """Bring weights and optimiser back; the progress and the memory kept with it.
+
+        None, and nothing changed, when there is none; what is kept of another round or policy is removed.
+        """
         import torch
 
         found = self._kept.load(self._identity)
         if found is None:
+            self._kept.clear()
             return None
         facts, tensors = found
         try:
             progress = Progress(**facts["progress"], visited=set(tensors["visited"].tolist()))
             weights = [tensors[f"weight.{number}"] for number in range(len(self._parameters))]
-            state = {
-                number: {name: tensors[f"{name}.{number}"] for name in OPTIMISER}
-                for number in range(len(weights))
-                if f"step.{number}" in tensors
-            }
             memory = facts["memory"]
         except (KeyError, TypeError):
             return None  # the round starts anew
+        if not self._optimiser.load(tensors):
+            return None
         with torch.no_grad():
             for parameter, weight in zip(self._parameters, weights, strict=True):
                 parameter.copy_(weight)
-        self._optimiser.load_state_dict({**self._optimiser.state_dict(), "state": state})
         self._before, self._saved = progress.seconds, progress.step
+        self._kept.goes_on(progress.seconds)
         return progress, memory
+
+    def close(self, *, finish: bool) -> None:
+        """Nothing is written any more when this returns; what is being written is finished or left."""
+        self._kept.close(finish=finish)

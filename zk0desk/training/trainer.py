@@ -1,7 +1,6 @@
-"""One local round of FedProx over LeRobot's own forward: epochs or a step budget, until a deadline; pause, stop, partial work.
+"""One local round of FedProx: epochs or a step budget, until a deadline; pause, stop, partial work, going on after an unclean end.
 
-The optimiser is that of LeRobot's SmolVLA preset (AdamW, clipping), made anew each round, without LeRobot's scheduler:
-the rate is the server's. What is drawn at random comes from (seed, node, round) alone.
+What is drawn at random comes from (seed, node, round) alone.
 """
 
 from __future__ import annotations
@@ -12,36 +11,35 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zk0desk.control import NodeControl
-from zk0desk.events import Notice, RoundKept, RoundStarted, RoundTrained, Sink, StepDone
+from zk0desk.control import NodeControl, Stopped
+from zk0desk.events import MuChanged, Notice, RoundKept, RoundStarted, RoundTrained, Sink, StepDone
 from zk0desk.settings import ChosenRecording
 from zk0desk.training.batch_gradients import BatchGradients, Groups
-from zk0desk.training.checkpoint import RoundCheckpoint
+from zk0desk.training.checkpoint import OPTIMISER, RoundCheckpoint, bytes_a_day
 from zk0desk.training.container_limits import usable_cores
-from zk0desk.training.devices import choose_device, out_of_memory, wants_bf16
-from zk0desk.training.fedprox import add_proximal_gradient, client_mu, loss_spread, raised_mu
+from zk0desk.training.devices import choose_device, has_own_memory, out_of_memory, set_aside, wants_bf16
+from zk0desk.training.fedprox import add_proximal_gradient
 from zk0desk.training.forward import WholeForward
 from zk0desk.training.frames import ahead
 from zk0desk.training.memory_reserve import frames_at_once
 from zk0desk.training.noise import draw_noise
+from zk0desk.training.optimiser import CLIP_NORM, LocalOptimiser
 from zk0desk.training.policy_size import LARGE_AT_ONCE, LARGE_POLICY
 from zk0desk.training.progress import Keeper, Progress
+from zk0desk.training.round_metrics import round_metrics
 from zk0desk.training.round_steps import PlannedStep, planned_steps, steps_of
 from zk0desk.training.rounds import RoundFailedError, RoundPlan, RoundResult
+from zk0desk.training.run_history import RunHistory
 
 if TYPE_CHECKING:
     import torch
 
     from zk0desk.training.policy import TrainablePolicy
 
-BETAS, EPS, WEIGHT_DECAY, CLIP_NORM = (0.9, 0.95), 1e-8, 1e-10, 10.0
-"""LeRobot's preset for SmolVLA."""
-MIN_FRAMES = 32
-"""A loss that is sent averages at least this many frames, where the round visited as many."""
 SKIPS = 3
 """Steps in a row without a finite loss that end the round."""
 
@@ -64,12 +62,16 @@ class LocalTrainer:
         micro_batch: int = 0,
         memory_free: float = 0.0,
         threads: int = 0,
+        keep_optimiser: bool = False,
+        pause_frees_memory: bool = False,
         emit: Sink,
         control: NodeControl,
     ) -> None:
         self._policy = policy
         self._node = node
         self._threads = threads or max(1, usable_cores() - 1)
+        self._asked = {"micro-batch": micro_batch, "threads": threads}
+        self._pause_frees_memory = pause_frees_memory
         self._emit = emit
         self._control = control
         self._device = choose_device(device)
@@ -85,12 +87,11 @@ class LocalTrainer:
             micro=frames_at_once(policy.files, self._device, wanted, memory_free, bf16=self._autocast, emit=emit),
             emit=emit,
         )
-        # The mu rule looks back over the epochs of a run, earlier rounds included.
-        self._run = ""
-        self._epochs: list[tuple[int, float]] = []
-        """(round, mean loss) of each epoch of the run."""
-        self._raised: dict[int, bool] = {}
-        """Whether mu stood raised at a round's end."""
+        self._history = RunHistory()
+        identity = {"policy": policy.files.policy_id, "layout": policy.layout.sha256, "node": node}
+        self._identity = {**identity, "backbone": policy.files.backbone_sha256, "frames": len(self._frames)}
+        self._optimiser = LocalOptimiser(policy.parameters, keep=keep_optimiser, identity=identity)
+        self._anchors: list[torch.Tensor] = []
 
     @property
     def frames(self) -> int:
@@ -123,17 +124,16 @@ class LocalTrainer:
         import torch
 
         began = time.monotonic()
-        if plan.run != self._run:
-            self._run, self._epochs, self._raised = plan.run, [], {}
-        # A round that is asked for again starts from where it started before.
-        self._epochs = [entry for entry in self._epochs if entry[0] < plan.round]
-        self._raised = {number: raised for number, raised in self._raised.items() if number < plan.round}
+        self._history.begin(plan)
+        self._policy.policy.to(self._device)
         self._policy.set_weights(global_weights)
-        anchors = [parameter.detach().clone() for parameter in self._policy.parameters]
-        optimiser = self._optimiser(plan.lr)
+        # w_t, which the proximal term pulls to: a copy, never a view of the live weights.
+        self._anchors = [parameter.detach().clone() for parameter in self._policy.parameters]
+        shelf = None if kept is None else RoundCheckpoint(kept.folder.with_name(OPTIMISER), newest=2)
+        self._begin_optimiser(plan, shelf)
         steps = planned_steps(plan, self.frames)
-        keeper = None if kept is None else self._keeper(kept, plan, global_weights, optimiser)
-        progress = (keeper and self._restore(keeper)) or Progress(mu=self._first_mu(plan))
+        keeper = None if kept is None else self._keeper(kept, plan, global_weights)
+        progress, threads = (keeper and self._restore(keeper)) or (self._history.first(plan), self._threads)
         self._emit(
             RoundStarted(
                 run=plan.run,
@@ -150,25 +150,26 @@ class LocalTrainer:
             )
         )
         partial = ""
-        threads = torch.get_num_threads()
-        torch.set_num_threads(self._threads)
         self._policy.policy.train()
         with ExitStack() as stack:
-            stack.callback(torch.set_num_threads, threads)
-            stack.callback(lambda: optimiser.zero_grad(set_to_none=True))
+            stack.callback(torch.set_num_threads, torch.get_num_threads())
+            torch.set_num_threads(threads)
+            stack.callback(lambda: self._policy.policy.zero_grad(set_to_none=True))
+            stack.callback(self._anchors.clear)
+            if keeper is not None:
+                stack.push(_close(keeper))
             decoders = stack.enter_context(ThreadPoolExecutor(min(4, usable_cores()), "zk0desk-decode"))
             following = stack.enter_context(ThreadPoolExecutor(1, "zk0desk-batch"))
             stack.enter_context(self._checking(plan.deadline))
             to_come = (step for step in steps_of(plan, self._node, self.frames, steps) if step.number > progress.step)
             try:
                 for step, groups in ahead(lambda step: self._groups(step.frames, decoders), to_come, following):
-                    if keeper is not None and self._control.paused:
-                        self._keep(plan, progress, keeper)  # a pause may end with the computer switched off
-                    self._control.hold(plan.deadline)
+                    if self._control.paused:
+                        self._pause(plan, progress, threads, keeper)
                     self._check(plan.deadline)
-                    self._step(plan, step, steps, groups, optimiser, anchors, progress)
+                    self._step(plan, step, steps, groups, progress)
                     if keeper is not None and keeper.due:
-                        self._keep(plan, progress, keeper)
+                        self._keep(plan, progress, threads, keeper)
             except _DeadlinePassed:
                 partial = "deadline"
         if not progress.losses:
@@ -177,53 +178,105 @@ class LocalTrainer:
                 "No step was finished before the deadline." if partial else "No step had a finite loss.",
                 "Ask the coordinator for a longer deadline or a smaller batch, or train on a faster computer.",
             )
-        self._epochs += [(plan.round, loss) for loss in progress.epochs]
-        self._raised[plan.round] = progress.mu > plan.mu
+        self._history.finish(plan, progress)
+        self._optimiser.finish(plan, shelf, self._control.check)
         delta = self._policy.get_weights()
         delta -= global_weights
-        metrics = self._metrics(plan, progress, delta, progress.seconds + time.monotonic() - began)
+        seconds = progress.seconds + time.monotonic() - began
+        metrics = round_metrics(plan, progress, delta, frames=self.frames, epoch_losses=self._history.losses, seconds=seconds)
         self._emit(RoundTrained(run=plan.run, round=plan.round, metrics=metrics, partial=partial))
         return RoundResult(delta=delta, metrics=metrics, partial=partial, losses=list(progress.losses))
 
-    def _keeper(self, kept: RoundCheckpoint, plan: RoundPlan, start: np.ndarray, optimiser: torch.optim.Optimizer) -> Keeper:
+    def _begin_optimiser(self, plan: RoundPlan, shelf: RoundCheckpoint | None) -> None:
+        found = self._optimiser.begin(plan, shelf)
+        if self._optimiser.keeps and not found and plan.round > 1:
+            self._emit(
+                Notice(
+                    severity="note",
+                    code="optimiser-fresh",
+                    what=f"The optimiser starts anew in round {plan.round}.",
+                    why="Nothing is kept of it from a round before on this computer.",
+                )
+            )
+
+    # --- keeping the middle of the round
+
+    def _keeper(self, kept: RoundCheckpoint, plan: RoundPlan, start: np.ndarray) -> Keeper:
         # The deadline is left out: it is another one when the message came again.
         settled = {key: value for key, value in asdict(plan).items() if key not in ("deadline", "rounds")}
-        start_sha256 = hashlib.sha256(start.data).hexdigest()
-        identity = {"plan": settled, "start": start_sha256, "layout": self._policy.layout.sha256, "node": self._node, "frames": self.frames}
-        return Keeper(kept, identity, self._policy.parameters, optimiser)
+        identity = {**self._identity, "plan": settled, "start": hashlib.sha256(start.data).hexdigest(), "moments": self._optimiser.keeps}
+        return Keeper(kept, identity, self._policy.parameters, self._optimiser)
 
-    def _memory(self) -> dict[str, Any]:
-        """What the trainer knows of earlier rounds and of this computer."""
-        return {"epochs": self._epochs, "raised": list(self._raised.items()), "micro": self._gradients.micro}
+    def _keep(self, plan: RoundPlan, progress: Progress, threads: int, keeper: Keeper) -> None:
+        if not keeper.worth(progress):
+            return
+        size = sum(tensor.nbytes for tensor in keeper.tensors(progress).values())
+        a_day = bytes_a_day(size, keeper.interval_s)
+        self._emit(RoundKept(run=plan.run, round=plan.round, step=progress.step, bytes=size, bytes_a_day=a_day))
+        # Numbers differ in their last bits with these, so that a round goes on with those that it began with.
+        pinned = {"micro": self._gradients.micro, "threads": threads, "level": self._gradients.forward.level}
+        keeper.keep(progress, {**self._history.to_json(), **pinned, "asked": self._asked}, self._control.check)
+        if why := keeper.trouble():
+            self._emit(
+                Notice(
+                    severity="warning",
+                    code="round-not-kept",
+                    what=f"The middle of round {plan.round} cannot be kept on disk.",
+                    why=f"{why}.",
+                    remedy="Training goes on; free some disk, or this round starts anew after a power cut.",
+                )
+            )
 
-    def _keep(self, plan: RoundPlan, progress: Progress, keeper: Keeper) -> None:
-        self._emit(RoundKept(run=plan.run, round=plan.round, step=progress.step))
-        keeper.keep(progress, self._memory(), self._control.check)
-
-    def _restore(self, keeper: Keeper) -> Progress | None:
+    def _restore(self, keeper: Keeper) -> tuple[Progress, int] | None:
+        """The round as it was kept, and its number of threads."""
         found = keeper.restore()
         if found is None:
             return None
         progress, memory = found
-        self._epochs = [(int(number), float(loss)) for number, loss in memory["epochs"]]
-        self._raised = {int(number): bool(raised) for number, raised in memory["raised"]}
+        self._history.read(memory)
+        if memory.get("asked") != self._asked:
+            return progress, self._threads  # the operator set others since then
         self._gradients.micro = int(memory["micro"])
-        return progress
+        return progress, int(memory["threads"])
 
-    def _first_mu(self, plan: RoundPlan) -> float:
-        """mu until the first epoch's end: raised when it stood raised at the end of the round before."""
-        raised = bool(self._raised) and self._raised[max(self._raised)]
-        return raised_mu(plan.mu, mu_max=plan.mu_max, alpha=plan.mu_alpha) if raised else plan.mu
+    # --- pause
 
-    def _step(
-        self, plan: RoundPlan, step: PlannedStep, steps: int, groups: Groups, optimiser: torch.optim.Optimizer,
-        anchors: list[torch.Tensor], progress: Progress,
-    ) -> None:  # fmt: skip
+    def _pause(self, plan: RoundPlan, progress: Progress, threads: int, keeper: Keeper | None) -> None:
+        """Hold until resumed, or the deadline. A pause may end with the computer switched off: what was done is kept first."""
+        if keeper is not None:
+            self._keep(plan, progress, threads, keeper)
+        with self.memory_freed():
+            self._control.hold(plan.deadline)
+
+    @contextmanager
+    def memory_freed(self) -> Iterator[None]:
+        """Within it the policy, the optimiser and w_t are in main memory and not on the GPU, if the operator wants that of a pause."""
+        if not (self._pause_frees_memory and has_own_memory(self._device)):
+            yield
+            return
+        policy = self._policy.policy
+        policy.zero_grad(set_to_none=True)
+        bring_back = set_aside(self._device, [*policy.parameters(), *policy.buffers(), *self._optimiser.tensors().values(), *self._anchors])
+        yield
+        try:
+            bring_back()
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            raise RoundFailedError(
+                "Training cannot go on after the pause.",
+                "Other programs have taken the GPU's memory meanwhile.",
+                "Close them and join again: the round goes on from where it was.",
+            ) from error
+
+    # --- a step
+
+    def _step(self, plan: RoundPlan, step: PlannedStep, steps: int, groups: Groups, progress: Progress) -> None:
         """One optimiser step, or a skipped one."""
         import torch
 
         started, mu = time.monotonic(), progress.mu
-        optimiser.zero_grad(set_to_none=True)
+        self._policy.policy.zero_grad(set_to_none=True)
         noise, moment = draw_noise(self._policy, len(step.frames), plan.seed, self._node, plan.round, "noise", step.number)
         loss, norm = self._gradients.of(step.frames, groups, noise, moment)
         progress.step = step.number
@@ -232,10 +285,10 @@ class LocalTrainer:
             self._say_skipped(plan, step, progress.skipped)
             return
         progress.skipped = 0
-        proximal = add_proximal_gradient(self._policy.parameters, anchors, mu)
+        proximal = add_proximal_gradient(self._policy.parameters, self._anchors, mu)
         # Clipping acts on the sum of both gradients.
         torch.nn.utils.clip_grad_norm_(self._policy.parameters, CLIP_NORM)
-        self._update(optimiser)
+        self._optimiser.step()
         progress.count(step, loss, norm, proximal)
         self._emit(
             StepDone(
@@ -254,31 +307,12 @@ class LocalTrainer:
             )
         )
         if step.ends_epoch:
-            self._end_epoch(plan, progress)
+            self._end_epoch(plan, step, progress)
 
     def _groups(self, indices: list[int], decoders: ThreadPoolExecutor) -> Groups:
         self._control.check()
         forward = self._gradients.forward
         return [(places, forward.batch([indices[place] for place in places], decoders)) for places in self._frames.alike(indices)]
-
-    def _update(self, optimiser: torch.optim.Optimizer) -> None:
-        try:
-            optimiser.step()
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
-            raise RoundFailedError(
-                "There is not enough memory for the optimiser.",
-                "It keeps two numbers for each trained parameter.",
-                "Close other programs, or train on a computer with more memory.",
-            ) from error
-
-    def _optimiser(self, lr: float) -> torch.optim.Optimizer:
-        import torch
-
-        # Fused is three times as fast on a CPU; on a GPU PyTorch's default (foreach) is.
-        fused = True if self._device.type == "cpu" else None
-        return torch.optim.AdamW(self._policy.parameters, lr=lr, betas=BETAS, eps=EPS, weight_decay=WEIGHT_DECAY, fused=fused)
 
     def _say_skipped(self, plan: RoundPlan, step: PlannedStep, skipped: int) -> None:
         if skipped >= SKIPS:
@@ -297,45 +331,30 @@ class LocalTrainer:
             )
         )
 
-    def _end_epoch(self, plan: RoundPlan, progress: Progress) -> None:
-        """Settle mu until the next epoch's end."""
-        part = slice(progress.epoch_began, len(progress.losses))
-        progress.epoch_began = len(progress.losses)
-        if not progress.losses[part]:
+    def _end_epoch(self, plan: RoundPlan, step: PlannedStep, progress: Progress) -> None:
+        """Settle mu until the next epoch's end, and say why it changed."""
+        before = progress.mu
+        verdict = self._history.end_epoch(plan, progress)
+        if verdict is None or verdict.mu == before:
             return
-        progress.epochs.append(float(np.average(progress.losses[part], weights=progress.sizes[part])))
-        progress.mu = client_mu(
-            plan.mu,
-            self._history(progress),
-            float(np.mean(progress.norms[part])),
-            mu_max=plan.mu_max,
-            alpha=plan.mu_alpha,
-            loss_std=plan.mu_loss_std,
-            norm_limit=plan.mu_grad_norm,
+        up = verdict.mu > before
+        self._emit(
+            MuChanged(
+                run=plan.run,
+                round=plan.round,
+                step=step.number,
+                epoch=step.epoch,
+                mu=verdict.mu,
+                before=before,
+                what=f"The proximal mu was {'raised' if up else 'lowered'} from {before:.3g} to {verdict.mu:.3g}.",
+                why=verdict.why,
+                loss_std=verdict.loss_std,
+                loss_std_limit=verdict.loss_std_limit,
+                grad_norm=verdict.grad_norm,
+                grad_norm_limit=verdict.grad_norm_limit,
+                cause=verdict.cause,
+            )
         )
-
-    def _history(self, progress: Progress) -> list[float]:
-        """Mean losses of the run's epochs, earlier rounds' first."""
-        return [loss for _, loss in self._epochs] + progress.epochs
-
-    def _metrics(self, plan: RoundPlan, progress: Progress, delta: np.ndarray, seconds: float) -> dict[str, float]:
-        seen = sum(progress.sizes)
-        return {
-            "num-examples": float(len(progress.visited)),
-            "frames-seen": float(seen),
-            "epochs-done": seen / self.frames,
-            "steps-done": float(len(progress.losses)),
-            "loss-first": _mean_of_first(progress.losses, progress.sizes),
-            "loss-last": _mean_of_first(progress.losses[::-1], progress.sizes[::-1]),
-            "loss-mean": float(np.average(progress.losses, weights=progress.sizes)),
-            "loss-std": loss_spread([loss for _, loss in self._epochs]),
-            "proximal-last": progress.proximal,
-            "grad-norm": float(np.mean(progress.norms)),
-            "update-norm": float(np.linalg.norm(delta)),
-            "mu-used": float(np.mean(progress.mus)),
-            "lr-used": plan.lr,
-            "seconds": seconds,
-        }
 
     def _check(self, deadline: float) -> None:
         self._control.check()
@@ -362,7 +381,10 @@ class LocalTrainer:
                 handle.remove()
 
 
-def _mean_of_first(losses: Sequence[float], sizes: Sequence[int]) -> float:
-    """Mean over as many steps as hold `MIN_FRAMES` frames, weighted by frames."""
-    steps = int(np.searchsorted(np.cumsum(sizes), MIN_FRAMES)) + 1
-    return float(np.average(losses[:steps], weights=sizes[:steps]))
+def _close(keeper: Keeper) -> Callable[..., None]:
+    """For the end of a round: what is being written is not needed after an update or a stop, but is after an error."""
+
+    def leave(kind: type[BaseException] | None, *_: object) -> None:
+        keeper.close(finish=kind is not None and not issubclass(kind, Stopped))
+
+    return leave
