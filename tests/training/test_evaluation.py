@@ -63,3 +63,64 @@ def test_that_an_evaluation_stops_when_asked_to(local_node, chosen):
     control.stop_now()
     with pytest.raises(Stopped):
         evaluate(local_node().policy, chosen, batch=8, control=control)
+
+
+def test_that_the_order_of_the_recordings_does_not_change_the_loss(local_node, chosen):
+    policy = local_node().policy
+    one, other = evaluate(policy, chosen, batch=5), evaluate(policy, chosen[::-1], batch=11)
+    assert other.loss == pytest.approx(one.loss, rel=1e-5)
+    for kind in ("recording", "task", "cameras"):
+        assert {n: p.loss for n, p in other.parts[kind].items()} == pytest.approx({n: p.loss for n, p in one.parts[kind].items()}, rel=1e-5)
+
+
+def test_that_tasks_and_camera_sets_have_means_of_their_own_which_add_up(local_node, chosen):
+    policy = local_node().policy
+    found = evaluate(policy, chosen, batch=8)
+    assert found.standard_error == 0 and found.of == found.frames == 66
+    assert {name: part.frames for name, part in found.parts["recording"].items()} == {"held-out": 30, "node1": 36}
+    assert len(found.parts["cameras"]) == 2, "one recording has one camera, the other two"
+    frames = policy.frames_of(chosen)
+    valid = frames.valid_entries(range(66))
+    for kind in ("recording", "task", "cameras"):
+        owner = np.searchsorted(frames.starts, range(66), side="right") - 1
+        names = list(found.parts[kind])
+        of_frame = {
+            "recording": [list(found.parts["recording"])[n] for n in owner],
+            "task": [frames.locate(n)[0].tasks[frames.locate(n)[1]] for n in range(66)],
+            "cameras": [names[n] if kind == "cameras" else "" for n in owner],
+        }[kind]
+        shares = {name: sum(v for v, other in zip(valid, of_frame, strict=True) if other == name) / valid.sum() for name in names}
+        assert sum(shares[name] * found.parts[kind][name].loss for name in names) == pytest.approx(found.loss, rel=1e-9)
+
+
+def test_that_a_sample_is_seeded_has_two_frames_of_each_episode_and_leaves_the_frames_own_losses_alone(local_node, chosen):
+    policy = local_node().policy
+    one = evaluate(policy, chosen, batch=8, sample=20)
+    assert one.frames == 20 and one.of == 66 and one.standard_error > 0
+    assert evaluate(policy, chosen, batch=3, sample=20).loss == pytest.approx(one.loss, rel=1e-5)
+    assert evaluate(policy, chosen, batch=8, sample=20, seed=1).loss != one.loss
+    assert evaluate(policy, chosen, batch=8, sample=1).frames == 8, "two frames of each of the four episodes"
+    assert evaluate(policy, chosen, batch=8, sample=66) == evaluate(policy, chosen, batch=8)
+
+
+def test_that_the_standard_error_is_right_about_how_far_samples_are_off():
+    from zk0desk.training.sampling import Stratum, draw_sample, estimate
+
+    draw = np.random.default_rng(1)
+    sizes = (60, 25, 9)
+    starts = np.cumsum([0, *sizes])
+    strata = [Stratum(0, "t", np.arange(starts[n], starts[n + 1]), str(n)) for n in range(3)]
+    losses, entries = draw.gamma(2.0, 1.0, starts[-1]) + np.repeat([0.0, 3.0, 9.0], sizes), draw.integers(3, 48, starts[-1]).astype(float)
+    truth = float(losses @ entries / entries.sum())
+    off, said = [], []
+    for seed in range(600):
+        drawn = draw_sample(strata, 30, seed)
+        assert sum(map(len, drawn)) == 30 and all(len(set(each)) == len(each) for each in drawn)
+        mean = estimate(sizes, [losses[each] for each in drawn], [entries[each] for each in drawn])
+        off.append(mean.loss - truth)
+        said.append(mean.standard_error)
+    assert abs(np.mean(off)) < 0.2 * np.std(off), "no bias to speak of"
+    assert np.mean(said) == pytest.approx(np.std(off), rel=0.1)
+    assert np.mean(np.abs(off) < 1.96 * np.array(said)) > 0.9
+    whole = estimate(sizes, [losses[s.frames] for s in strata], [entries[s.frames] for s in strata])
+    assert whole.loss == pytest.approx(truth) and whole.standard_error == 0

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from zk0desk.settings import Settings
+    from zk0desk.training.evaluation import Evaluation
 
 app = typer.Typer(
     help="Look at policies, and save the shared one for your robot.\n\nExample: zk0desk policy save ~/policies/shared --best",
@@ -57,3 +63,135 @@ def save(
         return
     print(f"Saved the policy of run {run.run}, round {run.rounds[which]}, to {saved}.")
     print(f'Load it with SmolVLAPolicy.from_pretrained("{saved}"), or name it to LeRobot with --policy.path={saved}.')
+
+
+@app.command()
+def evaluate(
+    folder: Annotated[
+        Path | None, typer.Argument(help="The policy's folder. Without it: the shared policy, beside the base policy.", show_default=False)
+    ] = None,
+    recordings: Annotated[
+        list[Path] | None,
+        typer.Option(help="A recording's folder; may be given several times. Default: those in the settings.", show_default=False),
+    ] = None,
+    sample: Annotated[int, typer.Option(min=0, help="Evaluate about so many frames, at least two of each episode; 0: all.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the sample.")] = 0,
+    batch: Annotated[int, typer.Option(min=1, max=4096, help="Frames that are computed at once. It does not change the result.")] = 8,
+    best: Annotated[bool, typer.Option("--best/--last", help="Of the shared policy: the best round, or the newest.")] = False,
+    lines: Annotated[bool, typer.Option("--progress", help="Print `progress DONE TOTAL` as lines on standard error.")] = False,
+    settings_file: Annotated[Path | None, typer.Option("--settings", help="Settings file; default: the operator's.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Measure a policy's loss on your own recordings: in all, and for each recording, task and set of cameras. Nothing is sent.
+
+    Each frame gets the same noise and time in every evaluation, so that two policies can be compared. Ctrl-C ends it.
+
+    Example: zk0desk policy evaluate ~/policies/shared --recordings ~/recordings/cubes --sample 500
+    """
+    from zk0desk import settings as settings_of
+    from zk0desk.errors import SettingsError
+    from zk0desk.settings import ChosenRecording
+    from zk0desk.training.kept_runs import newest_run
+    from zk0desk.training.loading import load_engine
+
+    settings: Settings = settings_of.load(settings_file)
+    known = {each.path.expanduser().absolute(): each for each in settings.recordings.chosen}
+    paths = [path.expanduser().absolute() for path in recordings or known]
+    chosen = [known.get(path, ChosenRecording(path=path)) for path in paths]
+    if not chosen:
+        raise SettingsError("There is nothing to evaluate on.", "No recordings are named or chosen.", "Name one with --recordings FOLDER.")
+    run = None if folder else newest_run()
+    load_engine()
+    from zk0desk.training.devices import choose_device
+    from zk0desk.training.evaluation import evaluate as measure
+    from zk0desk.training.policy import TrainablePolicy
+
+    policy = TrainablePolicy.load(run.policy if run else Path(folder or ""))
+    policy.policy.to(choose_device(settings.training.device))
+    told = _Progress(lines, parts=2 if run else 1)
+
+    def measured() -> Evaluation:
+        return measure(policy, chosen, batch=batch, sample=sample, seed=seed, progress=told)
+
+    try:
+        found = {"base" if run else "policy": measured()}
+        if run:
+            policy.set_weights(run.weights(run.which(best)))
+            told.part = 1
+            found["shared"] = measured()
+    finally:
+        told.close()
+    about: dict[str, Any] = {"folder": str(policy.files.folder), "policy-id": policy.files.policy_id}
+    if run:
+        about |= {"run": run.run, "round": run.rounds[run.which(best)]}
+    if as_json:
+        print(json.dumps({**about, **{name: _plain(each) for name, each in found.items()}}))
+        return
+    words = f"The shared policy of run {run.run}, round {about['round']}, beside its base policy" if run else f"The policy in {folder}"
+    _table(f"{words}: flow-matching loss", found)
+
+
+class _Progress:
+    """Tells how far an evaluation is on standard error: on a terminal in one line, or as lines for another program."""
+
+    def __init__(self, lines: bool, parts: int) -> None:
+        self._lines, self._parts = lines, parts
+        self.part = 0
+        self._said = 0.0
+        self._shown = False
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self._said < 0.2 and done < total:
+            return
+        self._said = now
+        done, total = done + self.part * total, total * self._parts
+        if self._lines:
+            print("progress", done, total, file=sys.stderr, flush=True)
+        elif sys.stderr.isatty():
+            self._shown = True
+            print(f"\r{done:,} of {total:,} frames", end="", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Leave the terminal's line as it was."""
+        if self._shown:
+            print(f"\r{'':<40}\r", end="", file=sys.stderr, flush=True)
+
+
+def _plain(found: Evaluation) -> dict[str, Any]:
+    parts = {
+        kind: {
+            name: {"loss": part.loss, "standard-error": part.standard_error, "frames": part.frames, "of": part.of}
+            for name, part in of.items()
+        }
+        for kind, of in found.parts.items()
+    }
+    return {"loss": found.loss, "standard-error": found.standard_error, "frames": found.frames, "of": found.of, "parts": parts}
+
+
+def _table(title: str, found: dict[str, Evaluation]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for name in found:
+        table.add_column(name, justify="right")
+    table.add_column("frames", justify="right")
+    first = next(iter(found.values()))
+
+    def cell(loss: float, error: float) -> str:
+        return f"{loss:.4f} ± {error:.4f}" if error else f"{loss:.4f}"
+
+    def count(frames: int, of: int) -> str:
+        return f"{frames:,}" if frames == of else f"{frames:,} of {of:,}"
+
+    table.add_row("all", *(cell(each.loss, each.standard_error) for each in found.values()), count(first.frames, first.of))
+    for kind, of in first.parts.items():
+        table.add_section()
+        for name, part in of.items():
+            means = [each.parts[kind][name] for each in found.values()]
+            table.add_row(f"{kind}: {name}", *(cell(mean.loss, mean.standard_error) for mean in means), count(part.frames, part.of))
+    Console().print(table)
+    if first.standard_error:
+        print("± is the standard error of the sample: how far it may be from the loss on all frames.")
