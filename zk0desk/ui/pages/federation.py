@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from PySide6.QtCore import Qt
 from PySide6.QtGui import QDragEnterEvent, QDropEvent, QGuiApplication, QShowEvent
 from PySide6.QtWidgets import QFileDialog, QHBoxLayout, QPlainTextEdit, QStackedLayout, QVBoxLayout, QWidget
 
@@ -140,10 +141,11 @@ class FederationPage(QWidget):
         self.copy_key = SecondaryButton("Cop&y your node's key", "content-copy", self._copy_key)
         self.fetch = SecondaryButton("Fetch the &policy from the Hub…", "cloud-download-outline", self.fetch_policy)
         self.change = LinkButton("Use anot&her invitation", "", self._ask)
-        for button in (self.fetch, self.check, self.copy_key, self.change):
+        for button in (self.check, self.copy_key, self.change):
             row.addWidget(button)
         row.addStretch(1)
         card.body.addLayout(row)
+        card.body.addWidget(self.fetch, 0, Qt.AlignmentFlag.AlignLeft)
         self.key_hint = Caption("")
         card.body.addWidget(self.key_hint)
         column.addWidget(card)
