@@ -114,7 +114,7 @@ def _cache(settings_file: Path | None) -> PrefixCache:
     from zk0desk import settings
     from zk0desk.training.prefix_cache import PrefixCache
 
-    chosen = settings.load(settings_file).cache
+    chosen = settings.load(settings_file, settings.Settings).cache
     return PrefixCache(chosen.folder.expanduser() if chosen.folder else None, int(chosen.budget_gb * 1e9))
 
 

@@ -14,6 +14,9 @@ ARRAY_TYPES: dict[str, np.dtype[Any]] = {
 }
 """How a storage type looks as an array: numpy has no bfloat16, its 16 bits are kept as an unsigned integer."""
 
+_EXPONENT = {"float16": np.uint16(0x7C00), "bfloat16": np.uint16(0x7F80)}
+"""The bits that are all ones in what is not finite."""
+
 
 class StorageRangeError(ValueError):
     """A value is too large for the storage type, or not finite: nothing was stored, and nothing may be trained on it."""
@@ -51,6 +54,7 @@ def _to_bfloat16(values: np.ndarray) -> np.ndarray:
 
 
 def _finite(array: np.ndarray, dtype: str) -> bool:
-    if dtype == "bfloat16":
-        return not bool(((array & 0x7F80) == 0x7F80).any())
-    return bool(np.isfinite(array).all())
+    exponent = _EXPONENT.get(dtype)
+    if exponent is None:
+        return bool(np.isfinite(array).all())
+    return not bool(((array.view(np.uint16) & exponent) == exponent).any())  # numpy is ten times as slow with float16
