@@ -223,6 +223,11 @@ class Pictures:
         self.stay = self.frame_bytes * len(rows) <= budget._left
         self._run = RUN if self.stay else 1
 
+    @property
+    def transformed(self) -> bool:
+        """Whether the pictures of a row are changed at random each time that they are read."""
+        return getattr(self._dataset, "image_transforms", None) is not None
+
     def kept(self, row: int) -> bool:
         """Whether the pictures of a row need no decoding."""
         return all((camera, row) in self._kept for camera in self.slots.values())
@@ -288,6 +293,7 @@ def _read_table(policy: TrainablePolicy, chosen: ChosenRecording, budget: _Budge
     from lerobot.processor.converters import create_transition
     from lerobot.processor.normalize_processor import NormalizerProcessorStep
 
+    from zk0desk.training.curation import require_current
     from zk0desk.training.recordings import RecordingError
 
     config = policy.policy.config
@@ -296,6 +302,7 @@ def _read_table(policy: TrainablePolicy, chosen: ChosenRecording, budget: _Budge
             "This policy cannot be trained.", "It normalises pictures by a recording's statistics.", "Use a SmolVLA base policy."
         )
     require_readable(chosen.path)
+    require_current(chosen)
     slots = camera_slots(policy.files.folder, chosen)
     if not slots:
         raise RecordingError(
