@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +11,18 @@ import pytest
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QPushButton
 
+from tests.federation.node_parts import invitation
+from tests.federation.test_probe import answering
 from tests.ui.page_parts import settle, words
 from zk0desk import settings as files
-from zk0desk.settings import ChosenRecording, Policy, Recordings, Settings, Training
-from zk0desk.training import hardware
+from zk0desk.settings import ChosenRecording, Federation, Policy, Recordings, Settings, Training
+from zk0desk.training import hardware, load_look
+from zk0desk.training.decoder import decoder_of
 from zk0desk.training.hardware import Computer, Gpu
+from zk0desk.training.load_look import DeviceLoad
 from zk0desk.training.policy_files import read_policy
 from zk0desk.ui.model import AppModel
+from zk0desk.ui.pages import devices_card
 from zk0desk.ui.pages.computer import ComputerPage
 from zk0desk.ui.widgets import FindingRow
 
@@ -196,3 +202,103 @@ def test_a_round_is_measured_on_request_and_the_answer_stays(model: AppModel, de
     assert not page.round_time.progress.isVisible()
     again = open_page(model, qtbot)
     qtbot.waitUntil(lambda: again.round_time.answer.text().startswith("A round takes about"), timeout=30_000)
+
+
+def test_each_choice_is_kept_and_the_verdict_follows_at_once(model: AppModel, demo_policy: Path, qtbot, monkeypatch) -> None:
+    described(monkeypatch, WORKSTATION)
+    model.update_settings(Settings(policy=Policy(folder=demo_policy)))
+    page = open_page(model, qtbot)
+    assert page.verdict is not None and page.verdict.device == "cuda:0"
+    monkeypatch.setattr(hardware, "inspect_computer", lambda: pytest.fail("the computer is the same: it is not looked at again"))
+    page.how.device.choose("cpu")
+    assert page.verdict.device == "cpu" and "on the processor" in page.header.answer.text() and "Now: cpu, fp32" in words(page.how)
+    page.how.batch.choose(4)
+    assert page.verdict.micro_batch == 4 and "4 at once" in words(page.how)
+    page.how.memory.choose(32.0)
+    assert [finding.code for finding in page.verdict.findings][0] == "memory-kept-free" and "Leave less of it free." in words(page.findings)
+    page.how.threads.choose(3)
+    kept = files.load(model.settings_path).training
+    assert (kept.device, kept.micro_batch, kept.memory_free, kept.threads) == ("cpu", 4, 32.0, 3)
+    assert model.hardware is not None and model.hardware.asked.memory_free == 32.0
+    settle(qtbot)
+
+
+def test_a_choice_made_elsewhere_is_shown_and_devices_that_are_not_there_are_not_offered(model: AppModel, qtbot, monkeypatch) -> None:
+    described(monkeypatch, replace(WORKSTATION, gpus=()))
+    model.update_settings(Settings(training=Training(threads=12, memory_free=3.5, micro_batch=5)))
+    page = open_page(model, qtbot)
+    how = page.how
+    assert (how.threads.value, how.memory.value, how.batch.value, how.device.value) == (12, 3.5, 5, "auto")
+    assert [how.device.itemData(n) for n in range(how.device.count())] == ["auto", "cpu"]
+    assert how.memory.currentText() == "3.5 GB" and how.threads.itemText(0) == "All but one (7)"
+
+
+def test_the_invitations_batch_is_judged(model: AppModel, demo_policy: Path, qtbot, monkeypatch) -> None:
+    described(monkeypatch, WORKSTATION)
+    invited = Federation(invitation=invitation(batch_size=8).to_line())
+    model.update_settings(Settings(policy=Policy(folder=demo_policy), federation=invited))
+    page = open_page(model, qtbot)
+    assert page.verdict is not None and page.verdict.micro_batch == 8
+
+
+def test_the_decoder_is_said_with_its_reason(model: AppModel, demo_recording: Path, qtbot, monkeypatch) -> None:
+    described(monkeypatch, WORKSTATION)
+    page = open_page(model, qtbot)
+    assert "choose a recording" in page.how.decoder.text() and not page.how.try_decoder.isVisible()
+    model.update_settings(Settings(recordings=Recordings(chosen=(ChosenRecording(path=demo_recording),))))
+    settle(qtbot)
+    assert page.how.decoder.text().startswith("Videos are decoded by ")
+    qtbot.mouseClick(page.how.try_decoder, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(page.how.try_decoder.isEnabled, timeout=60_000)
+    found = decoder_of(demo_recording, only_kept=True)
+    assert page.how.decoder.text() == f"Videos are decoded by {found.name}. {found.why}"
+
+
+def test_load_and_temperature_are_looked_at_while_the_page_is_seen_and_never_on_the_windows_thread(
+    model: AppModel, qtbot, monkeypatch
+) -> None:
+    described(monkeypatch, WORKSTATION)
+    threads: list[int] = []
+
+    def loads() -> list[DeviceLoad]:
+        threads.append(threading.get_ident())
+        return [DeviceLoad("Some processor", 10 * len(threads), None, 32 * GB, 24 * GB), DeviceLoad("RTX", None, 61, 12 * GB, 11 * GB)]
+
+    monkeypatch.setattr(load_look, "look_at_load", loads)
+    monkeypatch.setattr(devices_card, "EVERY_MS", 20)
+    page = open_page(model, qtbot)
+    qtbot.waitUntil(lambda: len(threads) > 3, timeout=20_000)
+    assert threading.get_ident() not in threads
+    qtbot.waitUntil(lambda: len(page.devices.rows) == 2)
+    said = words(page.devices)
+    assert "% busy" in said and "load not told" in said and "61 °C" in said and "11.0 GB of 12.0 GB free" in said
+    assert page.devices.rows[0].bar.isVisible() and not page.devices.rows[1].bar.isVisible()
+    page.hide()
+    settle(qtbot)
+    seen = len(threads)
+    qtbot.wait(100)
+    settle(qtbot)
+    assert len(threads) == seen, "nobody looks while it is hidden"
+
+
+def test_this_very_computers_load_is_told() -> None:
+    processor, *_ = load_look.look_at_load()
+    assert processor.name and processor.busy is not None and 0 <= processor.busy <= 100 and 0 < processor.memory_free <= processor.memory
+
+
+def test_disk_and_network_are_measured_on_request(model: AppModel, tmp_path: Path, qtbot, monkeypatch) -> None:
+    described(monkeypatch, WORKSTATION)
+    page = open_page(model, qtbot)
+    assert "Not measured yet" in words(page.network)
+    qtbot.mouseClick(page.network.button, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(page.network.button.isEnabled, timeout=60_000)
+    assert "open an invitation first" in words(page.network) and "it writes" in words(page.network)
+    with answering(tmp_path) as port:
+        model.update_settings(Settings(federation=Federation(invitation=invitation(port=port).to_line())))
+        settle(qtbot)
+        qtbot.mouseClick(page.network.button, Qt.MouseButton.LeftButton)
+        qtbot.waitUntil(page.network.button.isEnabled, timeout=60_000)
+    assert "answers in" in words(page.network) and "not known until the first round" in words(page.network)
+    qtbot.mouseClick(page.network.button, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(page.network.button.isEnabled, timeout=60_000)
+    assert "refuses the connection" in words(page.network) and "Nothing of yours was sent." in words(page.network)

@@ -14,7 +14,10 @@ from zk0desk.ui import theme
 from zk0desk.ui.background import in_background
 from zk0desk.ui.hardware_look import Asked, HardwareLook, look_at_hardware
 from zk0desk.ui.model import AppModel
+from zk0desk.ui.pages.devices_card import DevicesCard
+from zk0desk.ui.pages.how_it_trains_card import HowItTrainsCard
 from zk0desk.ui.pages.hub_dialog import open_hub_dialog
+from zk0desk.ui.pages.network_card import NetworkCard
 from zk0desk.ui.pages.round_time_card import RoundTimeCard
 from zk0desk.ui.widgets import (
     Badge,
@@ -49,6 +52,7 @@ class ComputerPage(QWidget):
         self.files: PolicyFiles | None = None
         self._looked = False
         self._asked = Asked(None)
+        self._known: HardwareLook | None = None
         content = QWidget()
         column = QVBoxLayout(content)
         column.setContentsMargins(22, theme.SPACE_4, 20, theme.SPACE_4)
@@ -80,8 +84,12 @@ class ComputerPage(QWidget):
         self.findings.body.addLayout(self._rows)
         column.addWidget(self.findings)
 
+        self.how = HowItTrainsCard(model)
         self.round_time = RoundTimeCard(model)
-        column.addWidget(self.round_time)
+        self.devices = DevicesCard()
+        self.network = NetworkCard(model)
+        for card in (self.how, self.round_time, self.devices, self.network):
+            column.addWidget(card)
 
         seen = Card("What is here")
         self.again = LinkButton("Chec&k again", "refresh", self.look)
@@ -117,13 +125,22 @@ class ComputerPage(QWidget):
     def _settings_changed(self) -> None:
         if self._looked:
             self.round_time.refresh()
-        if self._looked and self._question() != self._asked:
+        asked = self._question()
+        if not self._looked:
+            return
+        if asked == self._asked:
+            self._show_choices()
+        elif asked.folder == self._asked.folder and self._known is not None:
+            self._asked = asked
+            self._show(self._known.judged(asked))  # the computer is the same
+        else:
             self.look()
 
     def look(self) -> None:
         """Look at the computer and the policy in the background."""
         self.header.set_answer("Looking at this computer…")
         self.again.setEnabled(False)
+        self._known = None
         self._asked = asked = self._question()
         in_background(self, lambda: look_at_hardware(asked), self._show, self._failed)
 
@@ -134,6 +151,7 @@ class ComputerPage(QWidget):
     def _show(self, look: HardwareLook) -> None:
         if look.asked != self._asked:
             return  # something else was chosen meanwhile, and is being looked at
+        self._known = look
         computer, answer, files = look.computer, look.verdict, look.files
         self.computer, self.verdict, self.files = computer, answer, files
         self.again.setEnabled(True)
@@ -149,10 +167,15 @@ class ComputerPage(QWidget):
         for finding in answer.findings:
             self._rows.addWidget(FindingRow(finding))
         self.grid.set_rows(self.rows())
+        self._show_choices()
         self._show_policy(files, look.trouble)
         self.go_on.setEnabled(answer.answer != "no" and files is not None)
         self.model.hardware = look
         self.model.hardwareSeen.emit()
+
+    def _show_choices(self) -> None:
+        if self.computer is not None and self.verdict is not None:
+            self.how.show_look(self.computer, self.verdict)
 
     def rows(self) -> list[tuple[str, str]]:
         """What was seen, as names and values."""

@@ -290,6 +290,8 @@ class FederationPage(QWidget):
     def _look(self, settings: Settings) -> None:
         """Look at this computer in the background, unless it was looked at with this policy already."""
         asked, known = Asked.of(settings), self.model.hardware
+        if known is not None and known.asked.folder == asked.folder and known.asked != asked:
+            known = self.model.hardware = known.judged(asked)  # the computer is the same
         if not self.isVisible() or asked.folder is None or asked in (self._looking, known.asked if known is not None else None):
             return
 

@@ -51,7 +51,8 @@ class RoundTimeCard(Card):
         if why or not ready:
             self.answer.setText(why or "Choose recordings and the base policy first.")
             return
-        in_background(self, lambda: known_round_time(settings), lambda known: self._show(turn, known))
+        journal = self._model.journal_path
+        in_background(self, lambda: known_round_time(settings, journal), lambda known: self._show(turn, known))
 
     def _show(self, turn: int, known: str) -> None:
         if turn == self._turn and self._measurement is None:

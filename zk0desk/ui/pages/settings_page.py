@@ -6,14 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
-from PySide6.QtCore import Qt, QTimer
-from PySide6.QtGui import QDesktopServices, QShowEvent, QWheelEvent
+from PySide6.QtCore import QTimer
+from PySide6.QtGui import QDesktopServices, QShowEvent
 from PySide6.QtWidgets import QCheckBox, QComboBox, QFileDialog, QHBoxLayout, QLineEdit, QVBoxLayout, QWidget
 
 from zk0desk import folders
 from zk0desk.errors import OperatorError
 from zk0desk.ui import theme
 from zk0desk.ui.model import AppModel
+from zk0desk.ui.pages.choice_box import ChoiceBox
 from zk0desk.ui.pages.tick_box import TickBox
 from zk0desk.ui.widgets import Banner, Caption, Card, LinkButton, PageHeader, SecondaryButton, Text, scrolled
 
@@ -35,21 +36,6 @@ NAMES = {
 }
 ELSEWHERE = {("recordings", "chosen"), ("federation", "consent")}
 """Set on their own pages: chosen recordings on Recordings, the consent on Federation."""
-
-
-class _Choice(QComboBox):
-    """Turning the wheel over it scrolls the page; it changes the choice only where the person is at it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-        self.setMinimumHeight(30)
-
-    def wheelEvent(self, event: QWheelEvent) -> None:
-        if self.hasFocus():
-            super().wheelEvent(event)
-        else:
-            event.ignore()
 
 
 class SettingField(QWidget):
@@ -89,9 +75,7 @@ class SettingField(QWidget):
 
     def _control(self, info: FieldInfo, value: Any) -> QWidget:
         if get_origin(info.annotation) is Literal:
-            combo = _Choice()
-            combo.addItems([str(choice) for choice in get_args(info.annotation)])
-            combo.setCurrentText(str(value))
+            combo = ChoiceBox([(str(choice), choice) for choice in get_args(info.annotation)], value)
             combo.currentTextChanged.connect(lambda _text: self._changed())
             return combo
         if info.annotation is bool:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from PySide6.QtWidgets import QHBoxLayout, QWidget
 
-from zk0desk.errors import OperatorError
 from zk0desk.ui import theme
 from zk0desk.ui.hardware_look import Asked
 from zk0desk.ui.widgets import IconLabel, Text
@@ -44,14 +43,9 @@ class Step:
 
 def invitation_of(settings: Settings) -> Invitation | None:
     """The invitation that the settings hold, or None where there is none or it cannot be used."""
-    from zk0desk.federation.invitation import Invitation
+    from zk0desk.federation.asked_round import invitation_in
 
-    if not settings.federation.invitation:
-        return None
-    try:
-        return Invitation.parse(settings.federation.invitation)
-    except OperatorError:
-        return None
+    return invitation_in(settings)
 
 
 def steps_of(settings: Settings, look: HardwareLook | None = None, *, agreed: bool = False, joined: bool = False) -> list[Step]:
