@@ -34,6 +34,21 @@ class ChosenRecording(_Section):
         description="Which camera of the recording fills which slot of the policy, slot = camera. Empty: by name.",
     )
     leave_out: tuple[Annotated[int, Field(ge=0)], ...] = Field((), description="Episodes that are not trained on.")
+    reasons: dict[str, str] = Field(default_factory=dict, description="Why an episode is left out, number = words.")
+    content: str = Field(
+        "",
+        max_length=64,
+        description="A digest of what the recording held when these were left out; it must hold the same to be trained on.",
+    )
+
+
+class Curation(_Section):
+    """What is left out of a recording that is not chosen now, kept by its content."""
+
+    name: str = Field("", description="The recording's folder then, for the reader.")
+    content: str = Field(max_length=64, description="A digest of what the recording held.")
+    leave_out: tuple[Annotated[int, Field(ge=0)], ...] = Field((), description="Episodes that are not trained on.")
+    reasons: dict[str, str] = Field(default_factory=dict, description="Why an episode is left out, number = words.")
 
 
 class Recordings(_Section):
@@ -41,6 +56,7 @@ class Recordings(_Section):
 
     folders: tuple[Path, ...] = Field((), description="Folders to look in, besides LeRobot's own.")
     chosen: tuple[ChosenRecording, ...] = Field((), description="The recordings that this node trains on.")
+    curated: tuple[Curation, ...] = Field((), description="What is left out of recordings that are not chosen now.")
 
 
 class Policy(_Section):

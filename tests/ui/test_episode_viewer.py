@@ -17,6 +17,7 @@ from zk0desk.ui.episode_viewer import EpisodeViewer
 from zk0desk.ui.model import AppModel
 from zk0desk.ui.pages.recordings import RecordingsPage
 
+NOTHING: dict[int, str] = {}
 FINDINGS = (Finding("x", Severity.NOTE, "The arm stands still.", "For long.", "", (1,)), Finding("y", Severity.NOTE, "About all."))
 
 
@@ -25,9 +26,9 @@ def folder(tmp_path: Path) -> Path:
     return make_recording(tmp_path / "r")
 
 
-def opened(qtbot, folder: Path, leave_out: tuple[int, ...] | None = ()) -> tuple[EpisodeViewer, list[dict]]:
+def opened(qtbot, folder: Path, left_out: dict[int, str] | None = NOTHING) -> tuple[EpisodeViewer, list[dict]]:
     changes: list[dict] = []
-    viewer = EpisodeViewer(folder, FINDINGS, leave_out, lambda **values: changes.append(values))
+    viewer = EpisodeViewer(folder, FINDINGS, left_out, changes.append)
     qtbot.addWidget(viewer)
     viewer.show()
     qtbot.waitActive(viewer)
@@ -116,16 +117,34 @@ def test_the_tick_leaves_an_episode_out(qtbot, folder: Path) -> None:
     viewer, changes = opened(qtbot, folder)
     assert viewer.train.isChecked()
     viewer.train.click()
-    assert changes == [{"leave_out": (0,)}] and viewer.table.item(0, 2).checkState() == Qt.CheckState.Unchecked
+    assert changes == [{0: "left out by hand"}] and viewer.table.item(0, 2).checkState() == Qt.CheckState.Unchecked
     qtbot.keyClick(viewer, Qt.Key.Key_Down)
     viewer.train.click()
     assert len(changes) == 1 and viewer.train.isChecked() and "One has to stay." in words(viewer)
     qtbot.keyClick(viewer, Qt.Key.Key_Up)
     viewer.train.setFocus()
     qtbot.keyClick(viewer.train, Qt.Key.Key_Space)
-    assert changes[1:] == [{"leave_out": ()}] and not viewer.playing
+    assert changes[1:] == [{}] and not viewer.playing
     viewer.table.item(1, 2).setCheckState(Qt.CheckState.Unchecked)
-    assert changes[2:] == [{"leave_out": (1,)}] and viewer.place == 0 and viewer.train.isChecked()
+    assert changes[2:] == [{1: "left out by hand"}] and viewer.place == 0 and viewer.train.isChecked()
+    viewer.close()
+
+
+def test_the_list_says_why_an_episode_is_left_out_and_the_reason_can_be_changed(qtbot, folder: Path) -> None:
+    found = (Finding("values-jump", Severity.NOTE, "The arm jumps.", "", "", (1,)),)
+    changes: list[dict] = []
+    viewer = EpisodeViewer(folder, found, {}, changes.append)
+    qtbot.addWidget(viewer)
+    viewer.show()
+    arrived(qtbot, viewer, 0)
+    assert not viewer.reason.isVisible()
+    viewer.go_to(1)
+    viewer.train.click()
+    assert changes == [{1: "the arm jumps"}], "what was found of it is the reason"
+    assert viewer.table.item(1, 3).text() == "the arm jumps; Note: The arm jumps."
+    viewer.reason.setText("a hand in the picture")
+    qtbot.keyClick(viewer.reason, Qt.Key.Key_Return)
+    assert changes[1:] == [{1: "a hand in the picture"}] and "a hand in the picture" in viewer.table.item(1, 3).text()
     viewer.close()
 
 
@@ -137,7 +156,7 @@ def test_nothing_is_left_out_of_what_is_not_chosen(qtbot, folder: Path) -> None:
 
 def test_a_damaged_video_leaves_the_other_camera(qtbot, folder: Path) -> None:
     (folder / "videos/observation.images.top/chunk-000/file-000.mp4").write_bytes(b"no video" * 500)
-    viewer = EpisodeViewer(folder, (), (), lambda **_: None)
+    viewer = EpisodeViewer(folder, (), {}, lambda _: None)
     qtbot.addWidget(viewer)
     viewer.show()
     qtbot.waitUntil(lambda: len(viewer._views) == 2 and all(view.words != "Decoding…" for view in viewer._views.values()), timeout=10_000)
@@ -148,7 +167,7 @@ def test_a_damaged_video_leaves_the_other_camera(qtbot, folder: Path) -> None:
 
 def test_a_table_that_cannot_be_read_is_said(qtbot, folder: Path) -> None:
     (folder / "meta/episodes/chunk-000/file-000.parquet").write_bytes(b"no table")
-    viewer = EpisodeViewer(folder, (), (), lambda **_: None)
+    viewer = EpisodeViewer(folder, (), {}, lambda _: None)
     qtbot.addWidget(viewer)
     viewer.show()
     qtbot.waitUntil(viewer.banner.isVisible, timeout=10_000)

@@ -171,8 +171,9 @@ def test_slots_can_be_set_only_for_what_is_chosen(model: AppModel, demo_recordin
 
 def test_episodes_are_left_out_and_a_wrong_number_is_told(model: AppModel, demo_recording: Path, qtbot) -> None:
     page = open_page(model, qtbot, recordings=Recordings(chosen=(ChosenRecording(path=demo_recording),)))
-    (field,) = [each for each in page.findChildren(QLineEdit) if each.accessibleName() == "Episodes that are not trained on"]
     for typed, said, kept in (("1", "", (1,)), ("7", "Numbers from 0 to 1.", (1,)), ("0, 1", "One has to stay.", (1,)), ("", "", ())):
+        name = "Episodes that are not trained on"
+        (field,) = [each for each in page.details.findChildren(QLineEdit) if each.accessibleName() == name and each.isVisible()]
         field.clear()
         qtbot.keyClicks(field, typed)
         qtbot.keyClick(field, Qt.Key.Key_Return)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
@@ -12,6 +15,7 @@ import typer
 from zk0desk.errors import ExitStatus
 
 if TYPE_CHECKING:
+    from zk0desk.settings import Settings
     from zk0desk.training.recordings import CheckResult, PolicyNeeds
     from zk0desk.training.repairs import RepairPlan, RepairProgress
 
@@ -127,6 +131,61 @@ def _print(result: CheckResult) -> None:
         print(f"  {SIGNS[finding.severity]}  {finding.what} {finding.why} {finding.remedy}".rstrip())
 
 
+@app.command()
+def curate(
+    path: Annotated[Path, typer.Argument(help="The recording's folder. It is only read.")],
+    too_short: Annotated[bool, typer.Option("--too-short", help="Leave out episodes shorter than the policy's chunk of actions.")] = False,
+    shorter_than: Annotated[float, typer.Option(min=0, help="Leave out episodes of fewer seconds.", show_default=False)] = 0.0,
+    jumps: Annotated[bool, typer.Option("--jumps", help="Leave out episodes in which the arm jumps.")] = False,
+    no_motion: Annotated[bool, typer.Option("--no-motion", help="Leave out episodes in which the arm does not move.")] = False,
+    duplicates: Annotated[bool, typer.Option("--duplicates", help="Leave out episodes that repeat an earlier one.")] = False,
+    leave_out: Annotated[str, typer.Option(help="Episodes to leave out: 3,7.", show_default=False)] = "",
+    reason: Annotated[str, typer.Option(help="Why those of --leave-out are left out.")] = "left out by hand",
+    take_back: Annotated[str | None, typer.Option(help="Episodes to train on again: 3,7, or all.", show_default=False)] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="The recording changed: the numbers are still right.")] = False,
+    settings_file: Annotated[Path | None, typer.Option("--settings", help="Default: the window's settings.", show_default=False)] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Say which episodes are left out of training, and change that. No file of the recording is touched: the settings keep it.
+
+    Without options, prints what is left out and what the filters propose. Exit status: 0, 3 where the recording has
+    changed since episodes were left out, 4 where it cannot be read.
+
+    \b
+    Example: zk0desk recordings curate ~/recordings/cubes --jumps --duplicates --leave-out 3,7 --reason "the cube fell"
+    """
+    from zk0desk.commands.curate import Wishes, curate_recording
+
+    filters = {"too-short": too_short, "jumps": jumps, "no-motion": no_motion, "duplicates": duplicates}
+    all_back = take_back is not None and take_back.strip() == "all"
+    wishes = Wishes(
+        filters=tuple(name for name, on in filters.items() if on),
+        shorter_than=shorter_than,
+        leave_out=_numbers(leave_out, "--leave-out"),
+        reason=reason,
+        take_back=() if all_back else _numbers(take_back or "", "--take-back"),
+        all_back=all_back,
+        keep=keep,
+    )
+    return curate_recording(path, wishes, settings_file, lambda: _deep(path, _needs_of(settings_file), again=False), as_json=as_json)
+
+
+def _needs_of(settings_file: Path | None) -> PolicyNeeds:
+    from zk0desk import settings
+    from zk0desk.training.recordings import PolicyNeeds, policy_needs
+
+    chosen: Settings = settings.load(settings_file)
+    folder = chosen.policy.folder
+    return policy_needs(folder) if folder else PolicyNeeds()
+
+
+def _numbers(text: str, option: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(number) for number in text.split(",") if number.strip())
+    except ValueError as error:
+        raise typer.BadParameter("name episodes by their numbers: 3,7", param_hint=option) from error
+
+
 Source = Annotated[Path, typer.Argument(help="The recording's folder. It is only read.")]
 New = Annotated[Path, typer.Argument(help="Folder for the copy; it must be new or empty.")]
 Keep = Annotated[bool, typer.Option("--keep", help="Keep a copy that cannot be trained on either, to look at it.")]
@@ -161,10 +220,7 @@ def repair(
     \b
     Example: zk0desk recordings repair ~/recordings/cubes ~/recordings/cubes-repaired --leave-out 3,7
     """
-    try:
-        numbers = [int(number) for number in leave_out.split(",") if number.strip()]
-    except ValueError as error:
-        raise typer.BadParameter("name episodes by their numbers: 3,7", param_hint="--leave-out") from error
+    numbers = list(_numbers(leave_out, "--leave-out"))
     return _repair(path, new, keep=keep, as_json=as_json, lines=lines, leave_out=numbers, reencode=reencode)
 
 
@@ -193,7 +249,8 @@ def _repair(path: Path, new: Path, *, keep: bool, as_json: bool, convert: bool =
         said = now
 
     try:
-        result = repairs.repair(path, new, plan, progress=progress, keep=keep)
+        with _terminated_is_interrupted():
+            result = repairs.repair(path, new, plan, progress=progress, keep=keep)
     finally:
         if sys.stderr.isatty():
             print(f"\r{'':<18}\r", end="", file=sys.stderr, flush=True)
@@ -203,6 +260,20 @@ def _repair(path: Path, new: Path, *, keep: bool, as_json: bool, convert: bool =
         print(f"Done in {result.seconds:.0f} s: {result.path}, {result.bytes / 1e6:.1f} MB.")
         _print(result.check)
     return int(ExitStatus.OK)
+
+
+@contextlib.contextmanager
+def _terminated_is_interrupted() -> Iterator[None]:
+    """Within it SIGTERM ends the command as Ctrl-C does, so that nothing is left of a half copy."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _print_plan(plan: RepairPlan, new: Path, to: TextIO) -> None:

@@ -78,6 +78,7 @@ def check_recordings(settings: Settings, files: PolicyFiles) -> int:
     with contextlib.suppress(ImportError), gentle_imports("pyarrow"):
         import pyarrow.compute
         import pyarrow.parquet  # noqa: F401 - what the check would import in a moment
+    from zk0desk.training.curation import require_current
     from zk0desk.training.recordings import fit_together, quick_check
 
     needs = files.needs
@@ -88,6 +89,7 @@ def check_recordings(settings: Settings, files: PolicyFiles) -> int:
             finding = result.findings[0] if result.findings else None
             why = f"{finding.what} {finding.why}" if finding else "It cannot be read."
             raise RecordingUnfit(f"The recording {chosen.path} cannot be used.", why, finding.remedy if finding else "Choose another one.")
+        require_current(chosen)
         recordings.append(result.recording)
     for finding in fit_together(recordings, needs):
         if finding.severity == "blocks":

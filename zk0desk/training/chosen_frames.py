@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from zk0desk.settings import ChosenRecording
+from zk0desk.training.curation import require_current
 from zk0desk.training.recording_files import parquet_files, read_table
 from zk0desk.training.recordings import read_recording
 
@@ -12,6 +13,7 @@ def chosen_frames(chosen: ChosenRecording) -> int:
     recording = read_recording(chosen.path)
     if not chosen.leave_out:
         return recording.frames
+    require_current(chosen)
     rows = [
         row
         for path in parquet_files(chosen.path / "meta" / "episodes")

@@ -2,186 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-import pyqtgraph as pg
-from PySide6.QtCore import QElapsedTimer, QModelIndex, QPersistentModelIndex, QRect, QRectF, Qt, QTimer
-from PySide6.QtGui import QImage, QKeySequence, QPainter, QPaintEvent, QPen, QShortcut
-from PySide6.QtWidgets import (
-    QAbstractButton,
-    QAbstractItemView,
-    QDialog,
-    QGridLayout,
-    QHBoxLayout,
-    QHeaderView,
-    QSlider,
-    QStyle,
-    QStyledItemDelegate,
-    QStyleOptionViewItem,
-    QTableWidget,
-    QTableWidgetItem,
-    QVBoxLayout,
-    QWidget,
-)
+from PySide6.QtCore import QElapsedTimer, Qt, QTimer
+from PySide6.QtGui import QKeySequence, QShortcut
+from PySide6.QtWidgets import QAbstractButton, QDialog, QHBoxLayout, QLineEdit, QSlider, QVBoxLayout, QWidget
 
 from zk0desk.errors import OperatorError
 from zk0desk.ui import theme
-from zk0desk.ui.icons import icon
+from zk0desk.ui.episode_cameras import CameraView
+from zk0desk.ui.episode_curves import VectorCard
+from zk0desk.ui.episode_list import EpisodeTable
 from zk0desk.ui.pages.tick_box import TickBox
 from zk0desk.ui.player import Player, Shot
-from zk0desk.ui.plots import LegendSign, Plot
-from zk0desk.ui.widgets import Banner, Caption, Card, ElidedLabel, FindingRow, Heading, LinkButton, SecondaryButton, Text
+from zk0desk.ui.widgets import Banner, Caption, ElidedLabel, FindingRow, Heading, LinkButton, SecondaryButton, Text
 
 if TYPE_CHECKING:
     from zk0desk.training.episode_frames import EpisodeList, EpisodeRows
     from zk0desk.training.recordings import Finding
 
 SPEEDS = (-4.0, -2.0, -1.0, 0.25, 0.5, 1.0, 2.0, 4.0)
-DASHES = (Qt.PenStyle.SolidLine, Qt.PenStyle.DashLine, Qt.PenStyle.DotLine, Qt.PenStyle.DashDotLine)
-WORDS = {"blocks": "Blocks", "repairable": "Repairable", "note": "Note"}
-
-
-class CameraView(QWidget):
-    """The picture of one camera, as large as fits; words where there is none."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self.name = name
-        self.image: QImage | None = None
-        self.words = "Decoding…"
-        self.setMinimumSize(120, 90)
-        self.setAccessibleName(f"Camera {name}")
-
-    def show_picture(self, picture: QImage | str, frame: int) -> None:
-        """Show a picture, or why there is none."""
-        self.image, self.words = (picture, "") if isinstance(picture, QImage) else (None, picture)
-        self.setAccessibleDescription(self.words or f"Frame {frame}")
-        self.update()
-
-    def paintEvent(self, _event: QPaintEvent) -> None:
-        """Draw it."""
-        painter = QPainter(self)
-        painter.fillRect(self.rect(), theme.color("side"))
-        if self.image is None:
-            painter.setPen(theme.color("muted"))
-            flags = Qt.AlignmentFlag.AlignCenter.value | Qt.TextFlag.TextWordWrap.value
-            painter.drawText(self.rect().adjusted(12, 12, -12, -12), flags, self.words)
-            return
-        size = self.image.size().scaled(self.size(), Qt.AspectRatioMode.KeepAspectRatio)
-        place = QRect((self.width() - size.width()) // 2, (self.height() - size.height()) // 2, size.width(), size.height())
-        painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform)
-        painter.drawImage(place, self.image)
-
-
-class VectorPlot(Plot):
-    """The curves of a vector over an episode, with a cursor at the frame that is shown."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__("seconds", name, f"{name} over the episode")
-        self._curves: list[pg.PlotDataItem] = []
-        self.cursor = pg.InfiniteLine(angle=90, movable=False)
-        self.addItem(self.cursor)
-        self.setMouseEnabled(x=False, y=False)
-        self.setFocusPolicy(Qt.FocusPolicy.NoFocus)
-        self.recolour()
-
-    def recolour(self) -> None:
-        """Take the theme's colours."""
-        super().recolour()
-        if hasattr(self, "cursor"):
-            self.cursor.setPen(pg.mkPen(theme.color("text"), width=1))
-            for number, curve in enumerate(self._curves):
-                token, dash = look_of(number)
-                curve.setPen(pg.mkPen(theme.color(token), width=1.5, style=dash))
-
-    def show_values(self, values: np.ndarray, fps: float) -> None:
-        """Draw (frames, dimensions)."""
-        for curve in self._curves:
-            self.removeItem(curve)
-        seconds = np.arange(len(values)) / fps
-        self._curves = [self.plot(seconds, np.asarray(column, float)) for column in values.T]
-        self.getViewBox().setXRange(0, max(1 / fps, (len(values) - 1) / fps), padding=0.01)
-        self.recolour()
-
-
-def look_of(number: int) -> tuple[str, Qt.PenStyle]:
-    """Token and dash of the dimension `number`: no two of the first sixteen are alike."""
-    return f"series-{number % 4 + 1}", DASHES[number // 4 % 4]
-
-
-class VectorCard(Card):
-    """A plot, and the dimensions' names under its title."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.body.setContentsMargins(theme.SPACE_3, theme.SPACE_2, theme.SPACE_2, theme.SPACE_1)
-        self.body.setSpacing(2)
-        self.plot = VectorPlot(name)
-        self.problem = Text("", "muted")
-        self.problem.hide()
-        self.legend = QWidget()
-        self._grid = QGridLayout(self.legend)
-        self._grid.setContentsMargins(0, 0, 0, 0)
-        self._grid.setVerticalSpacing(0)
-        self._names: tuple[str, ...] = ()
-        self.body.addWidget(self.legend)
-        self.body.addWidget(self.problem)
-        self.body.addWidget(self.plot, 1)
-
-    def show_values(self, values: np.ndarray, names: tuple[str, ...], fps: float) -> None:
-        """Draw the curves and write the legend."""
-        self.problem.setVisible(not values.size)
-        self.problem.setText("" if values.size else "This recording has none.")
-        if names != self._names:
-            self._names = names
-            for number, name in enumerate(names[:16]):
-                sign = QHBoxLayout()
-                sign.setSpacing(3)
-                sign.addWidget(LegendSign(look_of(number)[0], 1.0, 2, look_of(number)[1]))
-                sign.addWidget(ElidedLabel(name, "caption"), 1)
-                self._grid.addLayout(sign, number // 3, number % 3)
-        self.plot.show_values(values, fps)
-
-
-class _Ticks(QStyledItemDelegate):
-    """Draws the ticks of the list as `TickBox` does: Fusion's own frame cannot be seen in the dark."""
-
-    def paint(self, painter: QPainter, option: QStyleOptionViewItem, index: QModelIndex | QPersistentModelIndex) -> None:
-        """Draw the row's ground, and the tick over it."""
-        item = QStyleOptionViewItem(option)
-        self.initStyleOption(item, index)
-        style = item.widget.style()  # type: ignore[attr-defined]
-        box = style.subElementRect(QStyle.SubElement.SE_ItemViewItemCheckIndicator, item, item.widget)  # type: ignore[attr-defined]
-        item.features &= ~QStyleOptionViewItem.ViewItemFeature.HasCheckIndicator  # type: ignore[attr-defined]
-        style.drawControl(QStyle.ControlElement.CE_ItemViewItem, item, painter, item.widget)  # type: ignore[attr-defined]
-        on = Qt.CheckState(index.data(Qt.ItemDataRole.CheckStateRole)) == Qt.CheckState.Checked
-        painter.save()
-        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        painter.setOpacity(1.0 if index.flags() & Qt.ItemFlag.ItemIsUserCheckable else 0.45)
-        painter.setPen(QPen(theme.color("accent" if on else "control"), 1.2))
-        painter.setBrush(theme.color("accent" if on else "surface"))
-        painter.drawRoundedRect(QRectF(box).adjusted(0.5, 0.5, -0.5, -0.5), 3, 3)
-        if on:
-            icon("check-bold", "on-accent").paint(painter, box.adjusted(1, 1, -1, -1), Qt.AlignmentFlag.AlignCenter)
-        painter.restore()
 
 
 class EpisodeViewer(QDialog):
-    """Shows the recording at `path`. `leave_out`: the episodes that are not trained on, None where the recording is not chosen."""
+    """Shows the recording at `path`.
+
+    `left_out`: the episodes that are not trained on, each with its reason; None where the recording is not chosen.
+    `change` is given them anew after a person changed one.
+    """
 
     def __init__(
-        self, path: Path, findings: Iterable[Finding], leave_out: tuple[int, ...] | None, change: Callable[..., None],
+        self, path: Path, findings: Iterable[Finding], left_out: Mapping[int, str] | None,
+        change: Callable[[dict[int, str]], object],
         parent: QWidget | None = None,
     ) -> None:  # fmt: skip
         super().__init__(parent)
         self.setWindowTitle(f"Episodes of {path.name}")
         self.resize(1000, 640)
         self._findings, self._change = tuple(findings), change
-        self._left_out = None if leave_out is None else set(leave_out)
+        self._left_out = None if left_out is None else dict(left_out)
         self.listing: EpisodeList | None = None
         self.place, self.frame, self._shown = 0, 0, 0
         self.speed = 1.0
@@ -211,31 +73,21 @@ class EpisodeViewer(QDialog):
         column = QVBoxLayout()
         column.setSpacing(theme.SPACE_2)
         column.addWidget(Heading("Episodes", 2))
-        self.table = QTableWidget(0, 4)
-        self.table.setHorizontalHeaderLabels(["No.", "Seconds", "Train on it", "Found"])
-        self.table.setAccessibleName("Episodes")
-        self.table.setFixedWidth(318)
-        self.table.verticalHeader().hide()
-        self.table.setShowGrid(False)
-        self.table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
-        self.table.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
-        self.table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
-        header = self.table.horizontalHeader()
-        for place in range(3):
-            header.setSectionResizeMode(place, QHeaderView.ResizeMode.ResizeToContents)
-        header.setStretchLastSection(True)
-        header.setDefaultAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter)
-        self.table.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.table.currentCellChanged.connect(lambda row, *_: self.go_to(row) if row >= 0 and row != self.place else None)
-        self._ticks = _Ticks(self.table)
-        self.table.setItemDelegateForColumn(2, self._ticks)
-        self.table.itemChanged.connect(self._ticked)
+        self.table = EpisodeTable()
+        self.table.asked.connect(lambda row: self.go_to(row) if row != self.place else None)
+        self.table.ticked.connect(lambda row, on: self._leave(row, out=not on))
         column.addWidget(self.table, 1)
         self.train = TickBox("&Train on it")
         self.train.setAccessibleName("Train on this episode")
         self.train.setEnabled(self._left_out is not None)
         self.train.clicked.connect(self._train_on)
         column.addWidget(self.train)
+        self.reason = QLineEdit()
+        self.reason.setPlaceholderText("Why it is left out")
+        self.reason.setAccessibleName("Why this episode is left out")
+        self.reason.editingFinished.connect(self._reasoned)
+        self.reason.hide()
+        column.addWidget(self.reason)
         self.hint = Caption("" if self._left_out is not None else "Choose the recording to leave episodes out.")
         self.hint.setVisible(self._left_out is None)
         column.addWidget(self.hint)
@@ -320,17 +172,8 @@ class EpisodeViewer(QDialog):
             column.addWidget(Caption(name, wrap=False))
             column.addWidget(view, 1)
             self._cameras.addLayout(column, 1)
-        self.table.setRowCount(len(listing.episodes))
-        for row, episode in enumerate(listing.episodes):
-            seconds = f"{episode.length / listing.info.fps:.1f}"
-            touching = self.touching(episode.number)
-            found = "; ".join(f"{WORDS.get(str(each.severity), 'Note')}: {each.what}" for each in touching)
-            self.table.blockSignals(True)
-            for place, words in enumerate((str(episode.number), seconds, "", found)):
-                item = QTableWidgetItem(words)
-                item.setToolTip(words)
-                self.table.setItem(row, place, item)
-            self.table.blockSignals(False)
+        self.table.fill(listing, self.touching)
+        for row in range(len(listing.episodes)):
             self._say_trained(row)
         self.go_to(0)
 
@@ -372,7 +215,7 @@ class EpisodeViewer(QDialog):
                 widget.deleteLater()
         for finding in self.touching(episode.number)[:2]:
             self.found.addWidget(FindingRow(finding))
-        self.train.setChecked(episode.number not in (self._left_out or ()))
+        self._say_trained(place)
         self.scrubber.blockSignals(True)
         self.scrubber.setRange(0, self._length - 1)
         self.scrubber.blockSignals(False)
@@ -463,10 +306,6 @@ class EpisodeViewer(QDialog):
 
     # --- training on it
 
-    def _ticked(self, item: QTableWidgetItem) -> None:
-        if item.column() == 2:
-            self._leave(item.row(), out=item.checkState() != Qt.CheckState.Checked)
-
     def _train_on(self, on: bool) -> None:
         self._leave(self.place, out=not on)
 
@@ -474,30 +313,43 @@ class EpisodeViewer(QDialog):
         if self.listing is None or self._left_out is None:
             return
         number = self.listing.episodes[row].number
-        left_out = self._left_out | {number} if out else self._left_out - {number}
+        left_out = {each: why for each, why in self._left_out.items() if each != number}
+        if out:
+            left_out[number] = self._left_out.get(number) or self._why(number)
         refused = len(left_out) >= len(self.listing.episodes)
         self.hint.setText("One has to stay." if refused else "")
         self.hint.setVisible(refused)
         if not refused and left_out != self._left_out:
             self._left_out = left_out
-            self._change(leave_out=tuple(sorted(left_out)))
+            self._change(dict(sorted(left_out.items())))
         self._say_trained(row)
 
+    def _why(self, number: int) -> str:
+        """The reason for leaving an episode out: what was found of it, else that a person did."""
+        from zk0desk.training.curation import BY_HAND, proposals
+
+        return next((each.reason for each in proposals(self.touching(number))), BY_HAND)
+
+    def _reasoned(self) -> None:
+        """Keep the reason that was typed."""
+        if self.listing is None or self._left_out is None:
+            return
+        number, words = self.listing.episodes[self.place].number, self.reason.text().strip()
+        if number in self._left_out and words != self._left_out[number]:
+            self._left_out = self._left_out | {number: words}
+            self._change(dict(sorted(self._left_out.items())))
+            self._say_trained(self.place)
+
     def _say_trained(self, row: int) -> None:
-        """Show in both places whether the episode is trained on."""
+        """Show in both places whether the episode is trained on, and why not."""
         assert self.listing is not None
         number = self.listing.episodes[row].number
-        out = self._left_out is not None and number in self._left_out
-        item = self.table.item(row, 2) or QTableWidgetItem()
-        self.table.blockSignals(True)
-        item.setCheckState(Qt.CheckState.Unchecked if out else Qt.CheckState.Checked)
-        item.setData(Qt.ItemDataRole.AccessibleTextRole, f"Episode {number}: {'left out' if out else 'trained on'}")
-        flags = Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsSelectable
-        item.setFlags(flags | Qt.ItemFlag.ItemIsUserCheckable if self._left_out is not None else flags)
-        self.table.blockSignals(False)
-        self.table.viewport().update()
+        self.table.show_row(row, number, self._left_out)
         if row == self.place:
+            out = self._left_out is not None and number in self._left_out
             self.train.setChecked(not out)
+            self.reason.setVisible(out)
+            self.reason.setText((self._left_out or {}).get(number, ""))
 
     def done(self, result: int) -> None:
         """Close; the thread has ended when this returns."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,8 @@ REST_MS = 30
 class Library(QObject):
     """What is known of each recording. `changed` fires when there is more or something else to show, `failed` carries an error.
 
-    `results` are the checks by path; those of `deep` are a deep check's. `away` are watched folders that are not there.
+    `results` are the checks by path, those of `deep` a deep check's. `contents` are the words of what each holds
+    (`training.curation`). `away` are watched folders that are not there.
     """
 
     changed = Signal()
@@ -41,6 +43,7 @@ class Library(QObject):
         self.away: list[Path] = []
         self.needs: PolicyNeeds | None = None
         self.looking = False
+        self.contents: dict[Path, str] = {}
         self._changed_at: dict[Path, float] = {}
         self._marks: dict[Path, str] = {}
         self._looks: dict[Path, Look] = {}
@@ -69,6 +72,10 @@ class Library(QObject):
         """Take a check's answer."""
         self.results[path] = result
         (self.deep.add if deep else self.deep.discard)(path)
+
+    def keep_listed(self, paths: Iterable[Path]) -> None:
+        """List these also when they are gone: they are chosen."""
+        self._kept = list(paths)
 
     def look(self, settings: Settings) -> None:
         """Look into all folders of `settings`, check what is there, and go on watching it."""
@@ -138,7 +145,7 @@ class Library(QObject):
         self._tell()
 
     def _forget(self, path: Path) -> None:
-        for known in (self.results, self._marks, self._changed_at):
+        for known in (self.results, self.contents, self._marks, self._changed_at):
             known.pop(path, None)  # type: ignore[attr-defined]
         self.deep.discard(path)
 
@@ -159,7 +166,8 @@ class Library(QObject):
         path = self._checking = self._waiting.pop(0)
         needs, turn, known = self.needs, self._turn, self._marks.get(path)
 
-        def check() -> tuple[str, float, CheckResult, bool] | None:
+        def check() -> tuple[str, float, str, CheckResult, bool] | None:
+            from zk0desk.training.curation import content_of
             from zk0desk.training.deep_check import best_answer
             from zk0desk.training.recording_watch import changed_at, mark_of
             from zk0desk.training.recordings import PolicyNeeds
@@ -167,11 +175,12 @@ class Library(QObject):
             mark = mark_of(path)  # before the check: what changes meanwhile is seen again
             if mark == known:
                 return None
-            return mark, changed_at(path), *best_answer(path, needs or PolicyNeeds())
+            return mark, changed_at(path), content_of(path), *best_answer(path, needs or PolicyNeeds())
 
-        def done(answer: tuple[str, float, CheckResult, bool] | None) -> None:
+        def done(answer: tuple[str, float, str, CheckResult, bool] | None) -> None:
             if answer is not None and turn == self._turn:
-                mark, changed, result, deep = answer
+                mark, changed, content, result, deep = answer
+                self.contents[path] = content
                 self._marks[path], self._changed_at[path] = mark, changed
                 self.keep(path, result, deep=deep)
             self._ended()

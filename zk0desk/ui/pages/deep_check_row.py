@@ -21,16 +21,15 @@ class DeepCheckRow(QWidget):
         row.setContentsMargins(0, theme.SPACE_1, 0, 0)
         row.setSpacing(theme.SPACE_3)
         self.button = LinkButton("Check e&very frame again" if was_deep else "Check e&very frame", "magnify-scan", start)
-        self.words = Caption("", wrap=False)
+        self.words = Caption("")
         self.progress = QProgressBar()
         self.progress.setTextVisible(False)
         self.progress.setAccessibleName("How much is checked")
         self.cancel = LinkButton("Ca&ncel", "", check.cancel)
         row.addWidget(self.button)
-        row.addWidget(self.words)
+        row.addWidget(self.words, 1)
         row.addWidget(self.progress, 1)
         row.addWidget(self.cancel)
-        row.addStretch(0)
         self._was_deep = was_deep
         # Methods, not functions: these connections end with this widget.
         check.changed.connect(self.refresh)

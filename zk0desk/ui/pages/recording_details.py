@@ -8,21 +8,22 @@ from typing import TYPE_CHECKING
 
 from PySide6.QtCore import Qt, QUrl
 from PySide6.QtGui import QDesktopServices
-from PySide6.QtWidgets import QHBoxLayout, QLineEdit, QSizePolicy, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QHBoxLayout, QSizePolicy, QVBoxLayout, QWidget
 
 from zk0desk.ui import theme
 from zk0desk.ui.deep_checks import DeepCheck
 from zk0desk.ui.pages.camera_table import CameraTable
+from zk0desk.ui.pages.curation_card import Curating, CurationCard
 from zk0desk.ui.pages.deep_check_row import DeepCheckRow
 from zk0desk.ui.pages.recording_words import dimensions, duration, megabytes, thousands, verdict
-from zk0desk.ui.widgets import Badge, Card, ElidedLabel, FindingRow, KeyValueGrid, LinkButton, SecondaryButton, Text
+from zk0desk.ui.widgets import Badge, Card, ElidedLabel, FindingRow, KeyValueGrid, LinkButton, SecondaryButton
 
 if TYPE_CHECKING:
     from zk0desk.settings import ChosenRecording
     from zk0desk.training.recordings import CheckResult, Finding, PolicyNeeds
 
 Change = Callable[..., None]
-"""Called with what is to be kept of a chosen recording: `cameras`, `leave_out`."""
+"""Called with what is to be kept of a chosen recording: `cameras`."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,13 @@ class RecordingDetails(QWidget):
         self._column.setSpacing(theme.SPACE_3)
 
     def show_result(
-        self, result: CheckResult, needs: PolicyNeeds, chosen: ChosenRecording | None, change: Change, actions: RecordingActions
-    ) -> None:
-        """Show `result`; what a person changes of a `chosen` recording goes to `change`, what is to be done with it to `actions`."""
+        self, result: CheckResult, needs: PolicyNeeds, chosen: ChosenRecording | None, change: Change, actions: RecordingActions,
+        curating: Curating | None,
+    ) -> None:  # fmt: skip
+        """Show `result`; what a person changes of a `chosen` recording goes to `change`, what is to be done with it to `actions`.
+
+        `curating` is None where the recording is not chosen.
+        """
         while self._column.count():
             item = self._column.takeAt(0)
             if item is not None and (widget := item.widget()) is not None:
@@ -80,8 +85,8 @@ class RecordingDetails(QWidget):
         if recording:
             if recording.cameras:
                 self._column.addWidget(CameraTable(result, needs, chosen, lambda slots: change(cameras=slots)))
-            if chosen is not None:
-                self._column.addWidget(_LeavingOut(chosen, recording.episodes, change))
+            if curating is not None:
+                self._column.addWidget(CurationCard(result, curating))
         if result.status == "ok":
             self._column.addWidget(_findings(result, actions))
         self._column.addStretch(1)
@@ -132,40 +137,6 @@ def _head(result: CheckResult) -> QWidget:
     row.addWidget(Badge(*verdict(result)))
     row.addStretch(1)
     return widget
-
-
-class _LeavingOut(QWidget):
-    """The episodes of a chosen recording that are not trained on."""
-
-    def __init__(self, chosen: ChosenRecording, episodes: int, change: Change) -> None:
-        super().__init__()
-        self._episodes, self._change = episodes, change
-        row = QHBoxLayout(self)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.setSpacing(theme.SPACE_3)
-        label = Text("Lea&ve out episodes", "muted", wrap=False)
-        self._field = QLineEdit(", ".join(str(number) for number in chosen.leave_out))
-        self._field.setPlaceholderText("none; such as 7, 31")
-        self._field.setAccessibleName("Episodes that are not trained on")
-        label.setBuddy(self._field)
-        self._problem = Text("", "error", wrap=False)
-        self._problem.hide()
-        row.addWidget(label)
-        row.addWidget(self._field, 1)
-        row.addWidget(self._problem)
-        self._field.editingFinished.connect(self._typed)
-
-    def _typed(self) -> None:
-        try:
-            numbers = sorted({int(part) for part in self._field.text().replace(",", " ").split()})
-        except ValueError:
-            numbers = [-1]
-        last = self._episodes - 1
-        wrong = any(not 0 <= number <= last for number in numbers)
-        self._problem.setText(f"Numbers from 0 to {last}." if wrong else "One has to stay." if len(numbers) > last else "")
-        self._problem.setVisible(bool(self._problem.text()))
-        if not self._problem.text():
-            self._change(leave_out=tuple(numbers))
 
 
 class _Fine:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from PySide6.QtCore import Qt, QTimer
 from PySide6.QtGui import QDragEnterEvent, QDropEvent, QShowEvent
-from PySide6.QtWidgets import QComboBox, QFileDialog, QHBoxLayout, QStackedLayout, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QFileDialog, QHBoxLayout, QStackedLayout, QVBoxLayout, QWidget
 
 from zk0desk.errors import OperatorError
 from zk0desk.ui import theme
@@ -16,6 +16,7 @@ from zk0desk.ui.deep_checks import DeepCheck
 from zk0desk.ui.episode_viewer import EpisodeViewer
 from zk0desk.ui.library import Library
 from zk0desk.ui.model import AppModel
+from zk0desk.ui.pages.curation_card import Curating
 from zk0desk.ui.pages.hub_dialog import open_hub_dialog
 from zk0desk.ui.pages.recording_details import RecordingActions, RecordingDetails
 from zk0desk.ui.pages.recording_list import RecordingList
@@ -150,8 +151,9 @@ class RecordingsPage(QWidget):
     def watch_episodes(self, path: Path) -> None:
         """Show the episodes of the recording at `path`, picture by picture."""
         chosen = self._chosen().get(path)
-        left_out = chosen.leave_out if chosen else None
-        viewer = EpisodeViewer(path, self.results[path].findings, left_out, partial(self._change, path), self)
+        viewer = EpisodeViewer(
+            path, self.results[path].findings, self._left_out(path) if chosen else None, partial(self._curate, path), self
+        )
         viewer.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         # The field in the details would go on showing the episodes that were left out before.
         viewer.finished.connect(lambda _result: self.show_recording(path) if self.shown == path and path in self.results else None)
@@ -163,7 +165,8 @@ class RecordingsPage(QWidget):
         if settings is None:
             return
         chosen = tuple(
-            each.model_copy(update={"path": new, "leave_out": ()}) if each.path == path else each for each in settings.recordings.chosen
+            each.model_copy(update={"path": new, "leave_out": (), "reasons": {}, "content": ""}) if each.path == path else each
+            for each in settings.recordings.chosen
         )
         there = any(new.is_relative_to(folder) for folder in settings.recordings.folders)
         added = settings.recordings.folders if there else (*settings.recordings.folders, new)
@@ -246,15 +249,15 @@ class RecordingsPage(QWidget):
         self._answer()
 
     def _choose(self, path: Path, on: bool) -> None:
-        from zk0desk.settings import ChosenRecording
+        from zk0desk.training.curation import choose, give_up
 
         settings = self._settings()
         if settings is None:
             return
-        kept = [each for each in settings.recordings.chosen if each.path != path]
-        chosen = (*kept, ChosenRecording(path=path)) if on else tuple(kept)
-        recordings = settings.recordings.model_copy(update={"chosen": chosen})
+        given_up = give_up(settings.recordings, path)
+        recordings = choose(given_up, path, self.library.contents.get(path, "")) if on else given_up
         self.model.update_settings(settings.model_copy(update={"recordings": recordings}))
+        self.library.keep_listed(each.path for each in recordings.chosen)
         if self.shown == path:
             self.show_recording(path)  # the cameras' slots can be set only for what is chosen
 
@@ -266,6 +269,7 @@ class RecordingsPage(QWidget):
         results = [self.results[path] for path in chosen if path in self.results]
         recordings = [result.recording for result in results if result.recording]
         bad = [result.path.name for result in results if result.status != "ok"]
+        changed = [each.path.name for each in chosen.values() if self._stale(each)]
         findings = fit_together(recordings, self._needs()) if recordings else []
         blocks = [finding for finding in findings if finding.severity == "blocks"]
         if self.library.looking:
@@ -275,10 +279,14 @@ class RecordingsPage(QWidget):
         elif not results:
             text = f"{len(self.results)} found. Choose those that this computer trains on."
         else:
-            episodes, frames = sum(r.episodes for r in recordings), sum(r.frames for r in recordings)
-            text = f"{len(results)} of {len(self.results)} chosen: {episodes} episodes, {thousands(frames)} frames. "
+            out = sum(len(each.leave_out) for each in chosen.values() if each.path in self.results)
+            episodes, frames = sum(r.episodes for r in recordings) - out, sum(r.frames for r in recordings)
+            more = f"{out} left out" if out else f"{thousands(frames)} frames"
+            text = f"{len(results)} of {len(self.results)} chosen: {episodes} episode{'' if episodes == 1 else 's'}, {more}. "
             if bad:
                 text += f"{', '.join(bad)} cannot be trained on as it is."
+            elif changed:
+                text += f"{', '.join(changed)} has changed since episodes were left out of it."
             elif blocks:
                 text += f"{blocks[0].what} {blocks[0].remedy}"
             elif findings:
@@ -286,7 +294,7 @@ class RecordingsPage(QWidget):
             else:
                 text += "They fit the policy and each other." if len(results) > 1 else "It fits the policy."
         self.header.set_answer(text)
-        self.go_on.setEnabled(bool(results) and not bad and not blocks)
+        self.go_on.setEnabled(bool(results) and not bad and not changed and not blocks)
 
     # --- the details
 
@@ -296,7 +304,36 @@ class RecordingsPage(QWidget):
         self.listing.mark_shown(path)
         look, repair, watch = (partial(call, path) for call in (self.check_deeply, self.repair, self.watch_episodes))
         actions = RecordingActions(self._check_of(path), look, path in self.library.deep, repair, watch)
-        self.details.show_result(self.results[path], self._needs(), self._chosen().get(path), partial(self._change, path), actions)
+        chosen = self._chosen().get(path)
+        curating = Curating(self._left_out(path), partial(self._curate, path), self._stale(chosen), path in self.library.deep)
+        change = partial(self._change, path)
+        self.details.show_result(self.results[path], self._needs(), chosen, change, actions, curating if chosen else None)
+
+    def _left_out(self, path: Path) -> dict[int, str]:
+        from zk0desk.training.curation import reasons_of
+
+        settings = self._settings()
+        return reasons_of(settings.recordings, path, self.library.contents.get(path, "")) if settings else {}
+
+    def _stale(self, chosen: ChosenRecording | None) -> bool:
+        from zk0desk.training.curation import is_stale
+
+        content = self.library.contents.get(chosen.path, "") if chosen else ""
+        return chosen is not None and bool(content) and is_stale(chosen, content)
+
+    def _curate(self, path: Path, left_out: dict[int, str]) -> None:
+        """Keep which episodes are left out, each with its reason."""
+        from zk0desk.training.curation import curate
+
+        settings = self._settings()
+        if settings is None:
+            return
+        recordings = curate(settings.recordings, path, self.library.contents.get(path, ""), left_out)
+        if recordings == settings.recordings:
+            return
+        self.model.update_settings(settings.model_copy(update={"recordings": recordings}))
+        if self.shown == path:
+            self._show_again(path)
 
     def _change(self, path: Path, **values: object) -> None:
         """Keep `values` of the chosen recording at `path`."""
@@ -311,10 +348,10 @@ class RecordingsPage(QWidget):
             self._show_again(path)
 
     def _show_again(self, path: Path) -> None:
-        """Fill the details anew; the keyboard stays at the choice where it was."""
+        """Fill the details anew; the keyboard stays where it was."""
         focused = self.focusWidget()
-        name = focused.accessibleName() if isinstance(focused, QComboBox) else ""
+        kind, name = type(focused), focused.accessibleName() if focused is not None else ""
         self.show_recording(path)
-        for box in self.details.findChildren(QComboBox):
-            if name and box.accessibleName() == name and not box.isHidden():
-                box.setFocus()
+        for each in self.details.findChildren(QWidget):
+            if name and each.accessibleName() == name and type(each) is kind and not each.isHidden():
+                each.setFocus()
