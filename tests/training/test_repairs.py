@@ -21,9 +21,10 @@ from tests.training import recording_parts
 from tests.training.recording_parts import CAMERAS, FPS, LENGTHS, make_recording, write_video
 from zk0desk.cli import main
 from zk0desk.control import NodeControl, Stopped
+from zk0desk.settings import ChosenRecording, Recordings
 from zk0desk.training import repair_times, repairs
 from zk0desk.training.recordings import PolicyNeeds, deep_check, quick_check
-from zk0desk.training.repairs import RepairError, RepairProgress, RepairResult, clean_partials, plan_repair, repair
+from zk0desk.training.repairs import RepairError, RepairProgress, RepairResult, clean_left_copies, clean_partials, plan_repair, repair
 
 DATA = "data/chunk-000/file-000.parquet"
 EPISODES = "meta/episodes/chunk-000/file-000.parquet"
@@ -532,7 +533,41 @@ def test_folders_that_killed_repairs_left_are_cleaned(tmp_path: Path) -> None:
     assert len(clean_partials(tmp_path)) == 3 and not list(tmp_path.iterdir())
 
 
+def test_they_are_looked_for_where_the_recordings_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_LEROBOT_HOME", str(tmp_path / "standard"))
+    places = [tmp_path / name / ".half.partial" for name in ("standard", "folder", "beside")]
+    for place in places:
+        place.mkdir(parents=True)
+    own = Recordings(folders=(tmp_path / "folder", tmp_path / "gone"), chosen=(ChosenRecording(path=tmp_path / "beside" / "cubes"),))
+    assert sorted(clean_left_copies(own)) == sorted(places)
+
+
 # --- the command line
+
+_HELD = """
+import sys, time
+from zk0desk.cli import main
+from zk0desk.training import repairs
+make = repairs.repair
+def hold(progress):
+    if progress.step == "statistics":
+        print("working", flush=True)
+        time.sleep(600)
+repairs.repair = lambda path, new, plan, progress, keep: make(path, new, plan, progress=hold, keep=keep)
+sys.exit(main(["recordings", "repair", "--json", *sys.argv[1:]]))
+"""
+
+
+def test_a_repair_that_is_told_to_end_leaves_nothing(tmp_path: Path) -> None:
+    source, new = make_recording(tmp_path / "old", data=wall_clock), tmp_path / "new"
+    with subprocess.Popen(
+        [sys.executable, "-c", _HELD, source, new], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as child:
+        assert child.stdout is not None and child.stdout.readline() == "working\n"
+        assert (tmp_path / ".new.partial").is_dir()
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(30) == 130
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["old"]
 
 
 def test_the_command_tells_its_plan_and_makes_the_copy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -43,6 +43,7 @@ def node(
     from zk0desk.federation.invitation import Invitation
     from zk0desk.federation.node import Node
     from zk0desk.journal import Journal
+    from zk0desk.training.repairs import clean_left_copies
 
     chosen: Settings = settings_file.load(settings)
     if invitation is not None:
@@ -58,6 +59,7 @@ def node(
             journal.record(event)
             show(event)
 
+        clean_left_copies(chosen.recordings)
         runner = Node(chosen, emit=emit, control=control, journal=journal, once=once)
         interrupted = _listen(control)
         runner.run()
@@ -113,6 +115,8 @@ def _in_words(event: Event) -> None:
             text = f"Round {event.round} of {event.rounds}: {event.steps} steps on {event.frames} frames."
         case events.StepDone():
             text = f"  step {event.step}/{event.steps}  loss {event.loss:.4f}  {event.seconds:.2f} s"
+        case events.MuChanged():
+            text = f"{event.what} {event.why}"
         case events.UpdateSent():
             text = f"Update of round {event.round} sent: {event.bytes:,} bytes in {event.seconds:.1f} s."
         case events.FederationMetrics():

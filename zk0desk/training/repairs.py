@@ -21,10 +21,12 @@ import psutil
 
 from zk0desk.control import NodeControl
 from zk0desk.events import Event, Notice
+from zk0desk.settings import Recordings
 from zk0desk.training.deep_check import deep_check
 from zk0desk.training.recording_files import size_on_disk
 from zk0desk.training.recording_info import read_info, shown
 from zk0desk.training.recording_types import CheckResult, RecordingError
+from zk0desk.training.recordings import standard_folders
 from zk0desk.training.repair_convert import convert
 from zk0desk.training.repair_episodes import leave_out
 from zk0desk.training.repair_plan import RepairError, RepairPlan, RepairStep, Step, plan_repair
@@ -33,7 +35,10 @@ from zk0desk.training.repair_tables import Tell
 from zk0desk.training.repair_times import lay_times, lay_videos
 from zk0desk.training.repair_videos import reencode
 
-__all__ = ["RepairError", "RepairPlan", "RepairProgress", "RepairResult", "RepairStep", "Step", "clean_partials", "plan_repair", "repair"]
+__all__ = [
+    "RepairError", "RepairPlan", "RepairProgress", "RepairResult", "RepairStep", "Step",
+    "clean_left_copies", "clean_partials", "plan_repair", "repair",
+]  # fmt: skip
 
 OWNER = "owner.json"
 """Names the process that a partial copy belongs to."""
@@ -126,6 +131,16 @@ def clean_partials(folder: Path) -> list[Path]:
         if entry.is_dir() and not entry.is_symlink() and _stale(entry):
             shutil.rmtree(entry)
             removed.append(entry)
+    return removed
+
+
+def clean_left_copies(recordings: Recordings) -> list[Path]:
+    """`clean_partials` where this operator's recordings are looked for, and beside the chosen ones. Unreadable folders are passed over."""
+    places = {*recordings.folders, *(chosen.path.parent for chosen in recordings.chosen), *standard_folders()}
+    removed = []
+    for place in sorted(place.expanduser() for place in places):
+        with contextlib.suppress(OSError):
+            removed += clean_partials(place)
     return removed
 
 

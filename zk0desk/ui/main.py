@@ -13,6 +13,7 @@ from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QApplication
 
 from zk0desk.ui import theme
+from zk0desk.ui.background import in_background
 from zk0desk.ui.crash import Crash, CrashGuard
 from zk0desk.ui.model import AppModel
 from zk0desk.ui.single_instance import SingleInstance
@@ -67,6 +68,7 @@ def run(
         nonlocal ready
         ready = True
         _follow_settings(app, model)
+        in_background(window, lambda: _clean_up(model), lambda _removed: None)
         if guard is not None:
             crash = guard.last_crash()
             with contextlib.suppress(OSError):
@@ -105,6 +107,13 @@ def run(
             single.close()
         if guard is not None and ready:
             guard.disarm()
+
+
+def _clean_up(model: AppModel) -> None:
+    """Remove the half copies that killed repairs left."""
+    from zk0desk.training.repairs import clean_left_copies
+
+    clean_left_copies(model.settings.recordings)
 
 
 def _absolute(argument: str) -> str:
