@@ -256,6 +256,16 @@ class Journal:
         rows = [dict(row) for row in self._connection().execute("SELECT * FROM rounds WHERE run = ? ORDER BY round", (run,))]
         return [{**row, "metrics": json.loads(row["metrics"])} for row in rows]
 
+    def mu_changes(self, run: str) -> list[events.MuChanged]:
+        """When the node's own rule changed mu in a run, and why, in order. Of a round that was made again, the last time counts."""
+        rows = self._connection().execute("SELECT json FROM log WHERE event = 'mu-changed' ORDER BY id")
+        found: dict[tuple[int, int], events.MuChanged] = {}
+        for row in rows:
+            event = events.Event.from_json(json.loads(row["json"]))
+            if isinstance(event, events.MuChanged) and event.run == run:
+                found[event.round, event.step] = event
+        return [found[key] for key in sorted(found)]
+
     def ledger(self, search: str = "", limit: int = 1000) -> list[LedgerEntry]:
         """The newest messages first; `search` looks in kind, peer, run, contents and outcome."""
         text = " || ' ' || ".join(("direction", "kind", "peer", "run", "contents", "outcome", "sha256"))

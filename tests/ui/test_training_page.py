@@ -38,9 +38,7 @@ def a_round(number: int, steps: int = 20, done: int | None = None, at: float = B
     began = at + (number - 1) * 30
     made: list[events.Event] = [
         events.FederationMetrics(run=run, round=number - 1, nodes=2, train_loss=2.0 / number, eval_loss=3.0 / number, time=began),
-        events.RoundStarted(
-            run=run, round=number, rounds=5, lr=1e-4, mu=0.01, steps=steps, epochs=2, batch_size=8, frames=80, time=began
-        ),
+        events.RoundStarted(run=run, round=number, rounds=5, lr=1e-4, mu=0.01, steps=steps, epochs=2, batch_size=8, frames=80, time=began),
         state(NodeState.TRAINING, began),
     ]
     for step in range(1, (steps if done is None else done) + 1):
@@ -357,3 +355,51 @@ def test_numbers_have_three_digits(value: float, words: str) -> None:
 @pytest.mark.parametrize(("seconds", "words"), [(40, "40 s"), (700, "12 min"), (12_000, "3 h 20 min"), (3600, "1 h"), (200_000, "2 d 7 h")])
 def test_lengths_of_time_are_words(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+def test_why_mu_changed_is_marked_and_read_live_and_from_the_journal(page: TrainingPage, model: AppModel) -> None:
+    changed = events.MuChanged(
+        run="run-1", round=1, step=10, epoch=1, mu=0.02, before=0.01, cause="loss", what="The proximal mu was raised from 0.01 to 0.02.",
+        why="The losses of the last 5 epochs scatter by 1.3, above 1.2.", loss_std=1.3, loss_std_limit=1.2,
+        grad_norm=0.5, grad_norm_limit=1.0,
+    )  # fmt: skip
+    made = a_round(1)
+    train(model, [*made[:13], changed, *made[13:]])
+    for event in (*made, changed):
+        model.journal.record(event)
+    for data in (model.live_run, RunData.from_journal(model.journal, "run-1")):
+        assert data is not None and [(mark.at, mark.raised) for mark in data.mu_marks] == [(10, True)]
+        assert data.mu_mark(9) is None and "scatter by 1.3, above 1.2" in data.mu_mark(10).words
+    page.refresh()
+    page.show_series("mu")
+    page.plot.grab()
+    assert "scatter by 1.3" in page.plot.words(15) and "scatter" not in page.plot.words(3)
+
+
+def test_the_answer_of_an_evaluation_is_a_sentence_and_a_table(qtbot) -> None:
+    from zk0desk.ui.pages.evaluate_dialog import EvaluateDialog
+
+    def of(loss: float, error: float = 0.0) -> dict:
+        part = {"loss": loss, "standard-error": error, "frames": 20, "of": 40}
+        return {**part, "parts": {"recording": {"cubes": part}, "task": {"a": part, "b": part}, "cameras": {"top": part}}}
+
+    dialog = EvaluateDialog()
+    qtbot.addWidget(dialog)
+    dialog.show()
+    dialog.show_answer({"round": 3, "base": of(2.0), "shared": of(1.0, 0.05)})
+    assert dialog.answer.text() == "The shared policy of round 3 has a loss of 1.0000, the base policy 2.0000 (-50%)."
+    cells = [dialog.grid.itemAt(n).widget().text() for n in range(dialog.grid.count())]
+    assert "1.0000 ± 0.0500" in cells and "cubes" in cells and "b" in cells and "top" not in cells
+    assert "20 of 40 frames" in dialog.why.text()
+
+
+def test_an_evaluation_without_a_shared_policy_says_why(tmp_path: Path, qtbot, monkeypatch) -> None:
+    from zk0desk.ui.pages.evaluate_dialog import EvaluateDialog
+
+    monkeypatch.setenv("ZK0DESK_HOME", str(tmp_path / "home"))
+    dialog = EvaluateDialog(settings=tmp_path / "settings.toml")
+    qtbot.addWidget(dialog)
+    dialog.start()
+    qtbot.waitUntil(lambda: not dialog.again.isHidden(), timeout=20_000)
+    assert "recordings are named or chosen" in dialog.why.text()
+    dialog.close()

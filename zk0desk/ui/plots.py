@@ -131,6 +131,8 @@ class _Marks(pg.GraphicsObject):
         painter.setFont(self._font)
         metrics = QFontMetricsF(self._font)
         self._rounds(painter, data, left, right, place, top, bottom, metrics)
+        if self._plot.column == "mu":
+            self._changes(painter, data, left, right, place, top)
         now = time.time()
         for band in data.bands:
             if left <= band.at <= right:
@@ -141,6 +143,17 @@ class _Marks(pg.GraphicsObject):
                 begin = min(max(x - width / 2, place(left) + 2), place(right) - width - 2)
                 painter.setPen(theme.color("warning"))
                 painter.drawText(QPointF(begin, top + metrics.ascent() + 2), words)
+
+    def _changes(self, painter: QPainter, data: RunData, left: float, right: float, place: Any, top: float) -> None:
+        """Triangles where the node's own rule raised or lowered mu; the words under the pointer say why."""
+        painter.setPen(Qt.PenStyle.NoPen)
+        painter.setBrush(theme.color("series-1"))
+        last = -1e9
+        for mark in data.mu_marks:
+            x = place(mark.at)
+            if left <= mark.at <= right and x - last >= 4:
+                last, tip, base = x, top + (2 if mark.raised else 11), top + (11 if mark.raised else 2)
+                painter.drawPolygon([QPointF(x, tip), QPointF(x - 5, base), QPointF(x + 5, base)])
 
     def _rounds(
         self, painter: QPainter, data: RunData, left: float, right: float, place: Any, top: float, bottom: float, metrics: QFontMetricsF
@@ -303,6 +316,8 @@ class StepPlot(Plot):
         text = f"round {data.round_of.values[step]}, step {data.step_of.values[step]}: {number(data.tracks[self.column].values[step])}"
         if self.column in data.smoothed:
             text += f", smoothed {number(data.smoothed[self.column].values[step])}"
+        if self.column == "mu" and (mark := data.mu_mark(step)) is not None:
+            text += f". {mark.words}"
         return text
 
     def _hover(self, position: QPointF) -> None:

@@ -198,6 +198,15 @@ class Band:
         return f"{self.kind} {duration(seconds)}"
 
 
+@dataclass
+class MuMark:
+    """The node's own rule changed mu before step `at`; `words` say how and why."""
+
+    at: int
+    raised: bool
+    words: str
+
+
 def duration(seconds: float) -> str:
     """Words for a length of time: `40 s`, `6 min`, `3 h 20 min`, `2 d 4 h`."""
     seconds = max(0.0, seconds)
@@ -227,6 +236,7 @@ class RunData:
         self.step_of = _Buffer(np.int32)
         self.rounds: dict[int, Round] = {}
         self.bands: list[Band] = []
+        self.mu_marks: list[MuMark] = []
         self.current: Round | None = None
         self.last_step: events.StepDone | None = None
         self.version = 0
@@ -262,6 +272,9 @@ class RunData:
                 round_.train_loss = event.metrics.get("loss-mean", math.nan)
                 if round_.trains_here and not math.isnan(round_.began):
                     self._round_lengths.append(event.time - round_.began)
+            case events.MuChanged():
+                self._append()
+                self.mu_marks.append(MuMark(len(self), event.mu > event.before, f"{event.what} {event.why}"))
             case events.FederationMetrics():
                 self.told(event.round, event.train_loss, event.eval_loss)
             case events.NodeStateChanged():
@@ -340,6 +353,7 @@ class RunData:
             buffer.cut(size)
         for band in self.bands:
             band.at = min(band.at, size)
+        self.mu_marks = [mark for mark in self.mu_marks if mark.at <= size]
 
     # --- from the journal
 
@@ -374,6 +388,11 @@ class RunData:
             if here:
                 data.current = round_
                 round_.steps = int(np.searchsorted(numbers, row["round"], side="right")) - first
+        for event in journal.mu_changes(run):
+            begin, end = (int(np.searchsorted(numbers, event.round, side=side)) for side in ("left", "right"))
+            at = begin + int(np.searchsorted(data.step_of.values[begin:end], event.step, side="right"))
+            if end > begin and event.step <= data.step_of.values[end - 1]:
+                data.mu_marks.append(MuMark(at, event.mu > event.before, f"{event.what} {event.why}"))
         data.version = 1
         return data
 
@@ -382,7 +401,9 @@ class RunData:
         shift = len(earlier)
         own = {name: self.tracks[name].values.copy() for name in COLUMNS}
         times, rounds, steps = (buffer.values.copy() for buffer in (self.times, self.round_of, self.step_of))
+        marks = [MuMark(mark.at + shift, mark.raised, mark.words) for mark in self.mu_marks]
         self._cut(0)
+        self.mu_marks = [*earlier.mu_marks, *marks]
         for band in self.bands:
             band.at += shift
         both = {name: np.concatenate([earlier.tracks[name].values, own[name]]) for name in COLUMNS}
@@ -405,6 +426,10 @@ class RunData:
         self.version += 1
 
     # --- read
+
+    def mu_mark(self, step: int) -> MuMark | None:
+        """The change of mu that holds at `step`, counted over the run, if there was one."""
+        return max((mark for mark in self.mu_marks if mark.at <= step), key=lambda mark: mark.at, default=None)
 
     def ordered(self) -> list[Round]:
         """Rounds by number."""

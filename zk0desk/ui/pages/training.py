@@ -75,7 +75,12 @@ class TrainingPage(QWidget):
         layout = self.empty.layout()
         assert isinstance(layout, QVBoxLayout)
         layout.insertWidget(layout.count() - 1, self.empty_runs, 0, Qt.AlignmentFlag.AlignHCenter)
-        self._layers.addWidget(self.empty)
+        nothing = QWidget()
+        column = QVBoxLayout(nothing)
+        column.setContentsMargins(22, theme.SPACE_3, 20, theme.SPACE_3)
+        column.addWidget(PageHeader("Training"))
+        column.addWidget(self.empty, 1)
+        self._layers.addWidget(nothing)
         self._layers.addWidget(self._filled())
         self._timer = QTimer(self)
         self._timer.setInterval(REFRESH_MS)
@@ -95,6 +100,9 @@ class TrainingPage(QWidget):
         self.header = PageHeader("Training")
         self.all_runs = SecondaryButton("All r&uns", "folder-open-outline", self.show_all_runs)
         self.save_policy = PrimaryButton("Save the s&hared policy", "content-save-outline", self._save_policy_menu)
+        self.evaluate = SecondaryButton("On my r&ecordings", "", self.evaluate_policy)
+        self.evaluate.setToolTip("Measure the shared policy and the base policy on your own recordings.")
+        self.header.actions.addWidget(self.evaluate)
         self.header.actions.addWidget(self.all_runs)
         self.header.actions.addWidget(self.save_policy)
         column.addWidget(self.header)
@@ -251,7 +259,9 @@ class TrainingPage(QWidget):
                 step = data.last_step
                 parts.append(f"FedProx, rate {step.lr:.3g}, proximal mu {step.mu:.3g}")
             self.header.set_answer("  ·  ".join(parts))
-        self.save_policy.setEnabled(self._saving is None and (data is not None and len(data.rounds) > 0))
+        trained = data is not None and len(data.rounds) > 0
+        self.evaluate.setEnabled(trained)
+        self.save_policy.setEnabled(self._saving is None and trained)
 
     def _numbers(self) -> None:
         data = self.data
@@ -370,6 +380,15 @@ class TrainingPage(QWidget):
         self._saving = None
         self._say("ok" if ok else "error", what, why)
         self._header()
+
+    def evaluate_policy(self) -> None:
+        """Measure the shared policy beside the base policy on this operator's recordings."""
+        from zk0desk.ui.pages.evaluate_dialog import EvaluateDialog
+
+        dialog = EvaluateDialog(self, settings=self.model.settings_path)
+        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        dialog.open()
+        dialog.start()
 
     # --- all runs
 
