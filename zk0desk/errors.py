@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import IntEnum
 
 
@@ -47,6 +48,15 @@ class OperatorError(Exception):
     def to_json(self) -> dict[str, str]:
         """The error as a JSON object with keys `code`, `what`, `why`, `remedy`."""
         return {"code": self.code, "what": self.what, "why": self.why, "remedy": self.remedy}
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """`error` and what it was raised because of, the nearest first, each once."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 class EngineMissingError(OperatorError):

@@ -54,6 +54,16 @@ def look(qtbot, dialog: HubDialog) -> None:
     qtbot.waitUntil(lambda: not dialog._work.busy and dialog.go.isEnabled(), timeout=20_000)
 
 
+def in_the_middle(the_hub: HubStandIn, qtbot) -> HubDialog:
+    """A dialog that has fetched a part."""
+    dialog = open_dialog(qtbot)
+    look(qtbot, dialog)
+    the_hub.slow = 0.2
+    press(qtbot, dialog.go)
+    qtbot.waitUntil(lambda: dialog.progress.value() > 100, timeout=20_000)
+    return dialog
+
+
 def failed(qtbot, dialog: HubDialog) -> str:
     qtbot.waitUntil(dialog.banner.isVisible, timeout=20_000)
     return f"{dialog.banner.what.text()} {dialog.banner.why.text()}"
@@ -87,11 +97,8 @@ def test_a_fetched_policy_is_told_and_used_at_once_the_next_time(the_hub: HubSta
 
 
 def test_a_fetch_is_paused_in_the_middle_and_gone_on_with(the_hub: HubStandIn, memory_keyring: Any, qtbot) -> None:
-    dialog = open_dialog(qtbot)
-    look(qtbot, dialog)
-    the_hub.slow = 0.2
-    press(qtbot, dialog.go)
-    qtbot.waitUntil(lambda: " of 0.2 MB" in dialog.said.text() and dialog.progress.value() > 100, timeout=20_000)
+    dialog = in_the_middle(the_hub, qtbot)
+    assert " of 0.2 MB" in dialog.said.text()
     assert dialog.pause.isVisible() and not dialog.name.isEnabled()
     press(qtbot, dialog.pause)
     qtbot.waitUntil(lambda: dialog.said.text().startswith("Paused."), timeout=20_000)
@@ -105,11 +112,7 @@ def test_a_fetch_is_paused_in_the_middle_and_gone_on_with(the_hub: HubStandIn, m
 
 
 def test_what_came_is_discarded_on_request(the_hub: HubStandIn, memory_keyring: Any, qtbot) -> None:
-    dialog = open_dialog(qtbot)
-    look(qtbot, dialog)
-    the_hub.slow = 0.2
-    press(qtbot, dialog.go)
-    qtbot.waitUntil(lambda: dialog.progress.value() > 100, timeout=20_000)
+    dialog = in_the_middle(the_hub, qtbot)
     press(qtbot, dialog.pause)
     qtbot.waitUntil(dialog.cancel.isVisible, timeout=20_000)
     press(qtbot, dialog.cancel)
@@ -118,11 +121,7 @@ def test_what_came_is_discarded_on_request(the_hub: HubStandIn, memory_keyring: 
 
 
 def test_closing_in_the_middle_stops_and_keeps_what_came(the_hub: HubStandIn, memory_keyring: Any, qtbot) -> None:
-    dialog = open_dialog(qtbot)
-    look(qtbot, dialog)
-    the_hub.slow = 0.2
-    press(qtbot, dialog.go)
-    qtbot.waitUntil(lambda: dialog.progress.value() > 100, timeout=20_000)
+    dialog = in_the_middle(the_hub, qtbot)
     press(qtbot, dialog.close_button)
     assert not dialog.isVisible() and not [each for each in threading.enumerate() if each.name == "zk0desk-hub"]
     assert list(folders.policies_folder().rglob("*.incomplete"))

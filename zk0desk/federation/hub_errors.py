@@ -5,11 +5,10 @@ from __future__ import annotations
 import errno
 import socket
 import ssl
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from zk0desk.errors import ExitStatus, OperatorError
+from zk0desk.errors import ExitStatus, OperatorError, causes
 
 if TYPE_CHECKING:
     import httpx
@@ -259,14 +258,14 @@ def of_line(error: Exception, asked: Asked, *, in_the_middle: bool) -> HubError:
     """The error for a line that gave nothing; `in_the_middle`: of a file, after a part of it had come."""
     import httpx
 
-    causes = list(_causes(error))
-    if any(isinstance(each, ssl.SSLCertVerificationError) for each in causes):
+    chain = list(causes(error))
+    if any(isinstance(each, ssl.SSLCertVerificationError) for each in chain):
         return HubUnreachable(
             f"{asked.host} shows a certificate that this computer does not trust.",
             "Something between here and there may read along, or the clock is wrong.",
             "Check the clock and the network. If your network has a certificate of its own, name it in SSL_CERT_FILE.",
         )
-    if any(isinstance(each, socket.gaierror) for each in causes):
+    if any(isinstance(each, socket.gaierror) for each in chain):
         return HubUnreachable(
             f"The name {asked.host} was not found.", "There is no network, or no name server answers.", f"Check the network. {GO_ON}"
         )
@@ -276,7 +275,7 @@ def of_line(error: Exception, asked: Asked, *, in_the_middle: bool) -> HubError:
         return HubTimeout(f"{asked.host} does not answer in time.", "The network is slow, or drops what is sent.", GO_ON)
     if in_the_middle:
         return HubLineCut("The line to the Hub breaks again and again.", "It was cut several times with nothing new.", GO_ON)
-    if any(isinstance(each, ConnectionRefusedError) for each in causes):
+    if any(isinstance(each, ConnectionRefusedError) for each in chain):
         return HubUnreachable(f"{asked.host} refuses the connection.", "Nobody listens there, or a firewall is in between.", GO_ON)
     return HubUnreachable(f"{asked.host} cannot be reached.", "The connection broke, or was not made.", f"Check the network. {GO_ON}")
 
@@ -288,14 +287,6 @@ def of_environment() -> HubUnreachable:
         "A proxy or a file of certificates that it names cannot be used.",
         "Check HTTPS_PROXY, ALL_PROXY and SSL_CERT_FILE. A SOCKS proxy is not supported.",
     )
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def of_disk(error: OSError, folder: object) -> HubError:

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from zk0desk.errors import ExitStatus, OperatorError
+from zk0desk.errors import ExitStatus, OperatorError, causes
 
 if TYPE_CHECKING:
     from zk0desk.federation.invitation import Invitation
@@ -121,15 +121,11 @@ def trouble(error: BaseException, invitation: Invitation, *, again: bool = True)
     if isinstance(error, ConnectionTrouble):
         return error
     address = invitation.address
-    causes: list[BaseException] = []
-    seen: BaseException | None = error
-    while seen is not None and len(causes) < 8:
-        causes.append(seen)
-        seen = seen.__cause__ or seen.__context__
-    for cause in causes:
+    chain = list(causes(error))
+    for cause in chain:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return _certificate_trouble(cause, address)
-    for cause in causes:
+    for cause in chain:
         if isinstance(cause, socket.gaierror):
             return name_not_found(invitation.host)
         if isinstance(cause, ConnectionRefusedError):

@@ -53,7 +53,7 @@ class HowItTrainsCard(Card):
         self.body.addWidget(self.answer)
         line = QHBoxLayout()
         self.decoder = Text("", "muted")
-        self.try_decoder = LinkButton("&Try the decoders", "play-circle-outline", lambda: self._look_at_decoder(again=True))
+        self.try_decoder = LinkButton("Try the &video decoders", "play-circle-outline", lambda: self._look_at_decoder(again=True))
         line.addWidget(self.decoder, 1)
         line.addWidget(self.try_decoder)
         self.body.addLayout(line)
