@@ -19,7 +19,7 @@ from zk0desk.federation.network import CALLS, look_at_network
 from zk0desk.federation.probe import Refused
 from zk0desk.federation.transfer_speed import keep_transfer, transfer_speed, update_bytes, weights_bytes
 from zk0desk.journal import Journal, LedgerEntry
-from zk0desk.settings import Federation, Settings
+from zk0desk.settings import ChosenRecording, Federation, Policy, Recordings, Settings
 from zk0desk.training import disk_look
 from zk0desk.training.disk_look import look_at_disk
 
@@ -116,3 +116,22 @@ def test_that_doctor_tells_network_and_disk_on_request(tmp_path: Path, capsys: p
     assert data["network"] is None and data["disk"] is None, "only when it is asked for"
     _, data = doctor(Settings(), capsys, "--network")
     assert data["network"] is None and data["findings"][-1]["code"] == "no-invitation"
+
+
+def test_that_doctor_says_when_a_round_does_not_fit_into_the_federations_time(
+    demo_policy: Path, demo_recording: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = Recordings(chosen=(ChosenRecording(path=demo_recording),))
+    given = {"policy": Policy(folder=demo_policy), "recordings": chosen}
+
+    def asked(**changes: Any) -> Settings:
+        return settings_with(batch_size=8, **changes).model_copy(update=given)
+
+    _, data = doctor(asked(local_steps=2, local_epochs=1, deadline_s=3600), capsys, "--measure")
+    assert data["estimate"]["batch"] == 8 and data["asked"]["fits"] is True
+    assert "the federation allows 60 min" in data["estimate"]["sentence"] and "2 rounds take about" in data["estimate"]["sentence"]
+    status, data = doctor(asked(local_steps=100_000, deadline_s=60), capsys)
+    assert data["asked"]["fits"] is False and status == 3 and data["status"] == "limits"
+    finding = data["findings"][-1]
+    assert finding["code"] == "round-too-long" and "the federation allows 60 s" in finding["what"]
+    assert finding["why"].endswith("of it will be done, which counts.") and "ask the coordinator" in finding["remedy"]
