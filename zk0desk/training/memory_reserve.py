@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from zk0desk.events import Notice, Sink
 from zk0desk.training.container_limits import usable_memory
-from zk0desk.training.hardware_types import gigabytes
+from zk0desk.training.hardware_types import Precision, gigabytes
 from zk0desk.training.policy_size import LIBRARIES, PolicySize
 from zk0desk.training.rounds import RoundFailedError
 
@@ -34,7 +34,7 @@ def frames_at_once(files: PolicyFiles, device: torch.device, wanted: int, leave_
     budget = _cuda_budget(device, leave) if device.type == "cuda" else _shared_budget(leave)
     if not leave:
         return wanted
-    precision = "bf16" if bf16 else "fp32"
+    precision: Precision = "bf16" if bf16 else "fp32"
     size = PolicySize(files.parameters, files.trainable_parameters, MOST, precision)
     fits = size.fits(wanted or MOST, budget, precision)
     if not fits:
