@@ -376,6 +376,14 @@ def test_why_mu_changed_is_marked_and_read_live_and_from_the_journal(page: Train
     assert "scatter by 1.3" in page.plot.words(15) and "scatter" not in page.plot.words(3)
 
 
+def test_what_keeping_the_round_writes_in_a_day_is_said(page: TrainingPage, model: AppModel) -> None:
+    made = a_round(1, done=5)
+    train(model, [*made, events.RoundKept(run="run-1", round=1, step=5, bytes=1_200_000_000, bytes_a_day=1_728_000_000_000)])
+    page.refresh()
+    page._header()
+    assert page.header.answer.text().endswith("keeping the round writes 1.73 TB a day")
+
+
 def test_the_answer_of_an_evaluation_is_a_sentence_and_a_table(qtbot) -> None:
     from zk0desk.ui.pages.evaluate_dialog import EvaluateDialog
 
@@ -388,7 +396,7 @@ def test_the_answer_of_an_evaluation_is_a_sentence_and_a_table(qtbot) -> None:
     dialog.show()
     dialog.show_answer({"round": 3, "base": of(2.0), "shared": of(1.0, 0.05)})
     assert dialog.answer.text() == "The shared policy of round 3 has a loss of 1.0000, the base policy 2.0000 (-50%)."
-    cells = [dialog.grid.itemAt(n).widget().text() for n in range(dialog.grid.count())]
+    cells = [words for n in range(dialog.grid.count()) if (words := dialog.grid.itemAt(n).widget().text())]
     assert "1.0000 ± 0.0500" in cells and "cubes" in cells and "b" in cells and "top" not in cells
     assert "20 of 40 frames" in dialog.why.text()
 

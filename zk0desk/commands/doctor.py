@@ -159,6 +159,17 @@ def _gpu(gpu: Gpu) -> str:
     return ", ".join([*facts, f"driver {gpu.driver or '-'}"])
 
 
+def _keeping(seen: Preflight, every_s: float) -> tuple[str, str]:
+    """What keeping the middle of a round on disk takes."""
+    from zk0desk.training.checkpoint import bytes_a_day, checkpoint_bytes
+    from zk0desk.training.hardware import gigabytes
+    from zk0desk.training.policy_size import TRAINABLE
+
+    size = checkpoint_bytes(seen.files.trainable_parameters if seen.files else TRAINABLE)
+    a_day = gigabytes(bytes_a_day(size, every_s))
+    return "Keeping", f"{gigabytes(size)} every {every_s:g} s of training, at most {a_day} written in a day; as much memory meanwhile"
+
+
 def _training(seen: Preflight) -> Iterator[tuple[str, str]]:
     """Policy, recordings, decoder, device and estimate, as names and values."""
     from zk0desk.training.hardware import gigabytes

@@ -237,6 +237,8 @@ class RunData:
         self.rounds: dict[int, Round] = {}
         self.bands: list[Band] = []
         self.mu_marks: list[MuMark] = []
+        self.kept: events.RoundKept | None = None
+        """When the middle of a round was kept on disk last."""
         self.current: Round | None = None
         self.last_step: events.StepDone | None = None
         self.version = 0
@@ -272,6 +274,8 @@ class RunData:
                 round_.train_loss = event.metrics.get("loss-mean", math.nan)
                 if round_.trains_here and not math.isnan(round_.began):
                     self._round_lengths.append(event.time - round_.began)
+            case events.RoundKept():
+                self.kept = event
             case events.MuChanged():
                 self._append()
                 self.mu_marks.append(MuMark(len(self), event.mu > event.before, f"{event.what} {event.why}"))

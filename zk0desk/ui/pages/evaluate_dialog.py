@@ -12,7 +12,7 @@ from PySide6.QtGui import QCloseEvent
 from PySide6.QtWidgets import QDialog, QGridLayout, QHBoxLayout, QProgressBar, QVBoxLayout, QWidget
 
 from zk0desk.ui import theme
-from zk0desk.ui.widgets import Caption, PrimaryButton, SecondaryButton, Text
+from zk0desk.ui.widgets import Caption, ElidedLabel, PrimaryButton, SecondaryButton, Text, scrolled
 
 SAMPLE = 500
 """Frames that are evaluated; a recording with fewer is evaluated whole."""
@@ -42,12 +42,12 @@ class EvaluateDialog(QDialog):
         column.addWidget(self.progress)
         self.table = QWidget()
         self.grid = QGridLayout(self.table)
-        self.grid.setContentsMargins(0, 0, 0, 0)
+        self.grid.setContentsMargins(10, 10, 10, 10)
         self.grid.setHorizontalSpacing(theme.SPACE_4)
         self.grid.setColumnStretch(0, 1)
+        self.grid.setAlignment(Qt.AlignmentFlag.AlignTop)
         self.table.hide()
-        column.addWidget(self.table)
-        column.addStretch(1)
+        column.addWidget(scrolled(self.table), 1)
         row = QHBoxLayout()
         row.addStretch(1)
         self.again = SecondaryButton("Measure a&gain", "refresh", self.start)
@@ -151,7 +151,7 @@ class EvaluateDialog(QDialog):
                 self._cell(row, place, Caption(head, wrap=False))
             for name, part in parts.items():
                 row += 1
-                self._cell(row, 0, Text(name))
+                self.grid.addWidget(ElidedLabel(name), row, 0)
                 for place, mean in ((1, base["parts"][kind][name]), (2, part)):
                     error = f" ± {mean['standard-error']:.4f}" if mean["standard-error"] else ""
                     self._cell(row, place, Text(f"{mean['loss']:.4f}{error}", wrap=False))

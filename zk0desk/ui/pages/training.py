@@ -258,6 +258,8 @@ class TrainingPage(QWidget):
             if data.last_step is not None:
                 step = data.last_step
                 parts.append(f"FedProx, rate {step.lr:.3g}, proximal mu {step.mu:.3g}")
+            if data.kept is not None and data.kept.bytes_a_day:
+                parts.append(f"keeping the round writes {size(data.kept.bytes_a_day)} a day")
             self.header.set_answer("  ·  ".join(parts))
         trained = data is not None and len(data.rounds) > 0
         self.evaluate.setEnabled(trained)
@@ -400,6 +402,14 @@ class TrainingPage(QWidget):
         dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         dialog.opened.connect(self.open_run)
         dialog.open()
+
+
+def size(count: int) -> str:
+    """`1.7 TB`, `120 MB`."""
+    for unit, name in ((1e12, "TB"), (1e9, "GB")):
+        if count >= unit:
+            return f"{number(count / unit)} {name}"
+    return f"{number(count / 1e6)} MB"
 
 
 def duration_short(seconds: float) -> str:
