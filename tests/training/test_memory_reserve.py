@@ -14,6 +14,7 @@ from zk0desk.training import memory_reserve
 from zk0desk.training.hardware import PARAMETERS, TRAINABLE, memory_needed, verdict
 from zk0desk.training.memory_reserve import frames_at_once
 from zk0desk.training.policy_size import LIBRARIES
+from zk0desk.training.rounds import RoundFailedError
 
 SMOLVLA = SimpleNamespace(parameters=PARAMETERS, trainable_parameters=TRAINABLE)
 
@@ -101,3 +102,19 @@ def test_the_verdict_follows_the_chosen_frames_at_once() -> None:
     assert verdict(gpu, micro_batch=4).micro_batch == 4 and verdict(gpu, micro_batch=4).memory_left > verdict(gpu).memory_left
     assert verdict(cpu, micro_batch=8).micro_batch == 8
     assert verdict(gpu, micro_batch=4, batch=2).micro_batch == 2
+
+
+def test_on_cuda_torch_is_given_the_rest_and_too_little_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    given: list[float] = []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (9 * GB, 12 * GB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: GB)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda fraction, device: given.append(fraction))
+    gpu = torch.device("cuda", 0)
+    assert frames_at_once(SMOLVLA, gpu, 0, 4.0, bf16=True, emit=lambda _: None) == 16
+    assert frames_at_once(SMOLVLA, gpu, 8, 4.0, bf16=True, emit=lambda _: None) == 8
+    assert given == [pytest.approx(6 / 12)] * 2, "9 free and 1 that torch holds already, less 4, of 12"
+    assert frames_at_once(SMOLVLA, gpu, 0, 0.0, bf16=True, emit=lambda _: None) == 0 and given[-1] == 1.0
+    with pytest.raises(RoundFailedError, match=r"1\.0 GB of memory is left for training when 9\.0 GB stay free"):
+        frames_at_once(SMOLVLA, gpu, 0, 9.0, bf16=True, emit=lambda _: None)
