@@ -21,6 +21,7 @@ from tests.federation.coordinator_parts import Events, make_server
 from tests.federation.node_parts import CHANGE, Desk, Round, StandInEngine, admitted, operator_settings, wait_until, without_torch
 from zk0desk import folders
 from zk0desk import settings as settings_file
+from zk0desk.federation.asked_round import asked_round
 from zk0desk.federation.consent import ConsentMissing
 from zk0desk.federation.credentials import load_or_make_key
 from zk0desk.federation.messages import FinalWeights, check_metrics, check_reply
@@ -93,6 +94,8 @@ def test_that_a_round_is_trained_answered_and_in_the_ledger(server: RunningServe
         wait_until(lambda: len(node.states()) >= 7, 30.0)
         ledger = {entry.kind: entry for entry in node.journal.ledger()}
         states = node.states()
+        judged = asked_round(node.settings, node.journal.path)
+    assert judged.asked_by == "last round" and judged.transfer_s > 0, "what the round asked for and how fast it travelled is kept"
     check_reply(answer.config, asked.request)
     check_metrics(answer.metrics)
     assert np.allclose(decode(answer.arrays, "fp16", asked.weights.size), CHANGE, rtol=1e-3)
