@@ -145,20 +145,34 @@ def test_the_search_hides_what_does_not_fit(model: AppModel, demo_recording: Pat
     assert card(page, "node-0").isVisible()
 
 
-def test_a_camera_is_given_another_slot_and_it_is_kept(model: AppModel, demo_recording: Path, demo_policy: Path, qtbot) -> None:
-    page = open_page(model, qtbot, recordings=Recordings(chosen=(ChosenRecording(path=demo_recording),)), policy=Policy(folder=demo_policy))
+def test_a_slot_is_given_another_camera_and_it_is_kept(model: AppModel, tmp_path: Path, demo_policy: Path, qtbot) -> None:
+    chosen = (ChosenRecording(path=make_recording(tmp_path / "cubes")),)
+    page = open_page(model, qtbot, recordings=Recordings(chosen=chosen), policy=Policy(folder=demo_policy))
     box = combos(page)[0]
-    slots = [box.itemData(n) for n in range(box.count()) if box.itemData(n)]
-    assert box.isEnabled() and slots
-    other = next(n for n in range(box.count()) if n != box.currentIndex() and (box.itemData(n) or len(slots) == 1))
-    wanted = box.itemData(other)
-    box.setCurrentIndex(other)
-    box.activated.emit(other)
+    assert box.isEnabled() and box.accessibleName().startswith("Camera for slot ")
+    wanted, slot = "observation.images.wrist", box.accessibleName().removeprefix("Camera for slot ")
+    assert box.currentData() == "observation.images.top"
+    box.setCurrentIndex(box.findData(wanted))
+    box.activated.emit(box.currentIndex())
     settle(qtbot)
-    (chosen,) = files.load(model.settings_path).recordings.chosen
-    assert not wanted or wanted.rsplit(".", 1)[-1] in chosen.cameras
+    assert files.load(model.settings_path).recordings.chosen[0].cameras[slot] == wanted
     qtbot.waitUntil(lambda: bool(combos(page)))
     assert combos(page)[0].currentData() == wanted
+
+
+def test_one_slot_has_to_keep_a_camera(model: AppModel, demo_recording: Path, demo_policy: Path, qtbot) -> None:
+    page = open_page(model, qtbot, recordings=Recordings(chosen=(ChosenRecording(path=demo_recording),)), policy=Policy(folder=demo_policy))
+    filled = [box for box in combos(page) if box.currentData()]
+    for box in filled[1:]:
+        box.setCurrentIndex(0)
+        box.activated.emit(0)
+        settle(qtbot)
+    box = next(each for each in combos(page) if each.currentData())
+    before = box.currentData()
+    box.setCurrentIndex(0)
+    box.activated.emit(0)
+    assert box.currentData() == before and "One slot needs a camera." in words(page)
+    settle(qtbot)
 
 
 def test_slots_can_be_set_only_for_what_is_chosen(model: AppModel, demo_recording: Path, qtbot) -> None:

@@ -14,6 +14,7 @@ from zk0desk.ui.background import in_background
 if TYPE_CHECKING:
     from zk0desk.settings import Settings
     from zk0desk.training.library import Entry
+    from zk0desk.training.policy_fit import RecordingFit
     from zk0desk.training.recording_watch import Look, Watch
     from zk0desk.training.recordings import CheckResult, PolicyNeeds
 
@@ -29,7 +30,7 @@ class Library(QObject):
     """What is known of each recording. `changed` fires when there is more or something else to show, `failed` carries an error.
 
     `results` are the checks by path, those of `deep` a deep check's. `contents` are the words of what each holds
-    (`training.curation`). `away` are watched folders that are not there.
+    (`training.curation`), `fits` how each lies beside the policy. `away` are watched folders that are not there.
     """
 
     changed = Signal()
@@ -44,6 +45,7 @@ class Library(QObject):
         self.needs: PolicyNeeds | None = None
         self.looking = False
         self.contents: dict[Path, str] = {}
+        self.fits: dict[Path, RecordingFit] = {}
         self._changed_at: dict[Path, float] = {}
         self._marks: dict[Path, str] = {}
         self._looks: dict[Path, Look] = {}
@@ -145,7 +147,7 @@ class Library(QObject):
         self._tell()
 
     def _forget(self, path: Path) -> None:
-        for known in (self.results, self.contents, self._marks, self._changed_at):
+        for known in (self.results, self.contents, self.fits, self._marks, self._changed_at):
             known.pop(path, None)  # type: ignore[attr-defined]
         self.deep.discard(path)
 
@@ -166,20 +168,26 @@ class Library(QObject):
         path = self._checking = self._waiting.pop(0)
         needs, turn, known = self.needs, self._turn, self._marks.get(path)
 
-        def check() -> tuple[str, float, str, CheckResult, bool] | None:
+        def check() -> tuple[str, float, str, RecordingFit | None, CheckResult, bool] | None:
             from zk0desk.training.curation import content_of
             from zk0desk.training.deep_check import best_answer
+            from zk0desk.training.policy_fit import recording_fit
             from zk0desk.training.recording_watch import changed_at, mark_of
             from zk0desk.training.recordings import PolicyNeeds
 
             mark = mark_of(path)  # before the check: what changes meanwhile is seen again
             if mark == known:
                 return None
-            return mark, changed_at(path), content_of(path), *best_answer(path, needs or PolicyNeeds())
+            result, deep = best_answer(path, needs or PolicyNeeds())
+            fit = recording_fit(result.recording, needs or PolicyNeeds()) if result.recording else None
+            return mark, changed_at(path), content_of(path), fit, result, deep
 
-        def done(answer: tuple[str, float, str, CheckResult, bool] | None) -> None:
+        def done(answer: tuple[str, float, str, RecordingFit | None, CheckResult, bool] | None) -> None:
             if answer is not None and turn == self._turn:
-                mark, changed, content, result, deep = answer
+                mark, changed, content, fit, result, deep = answer
+                self.fits.pop(path, None)
+                if fit is not None:
+                    self.fits[path] = fit
                 self.contents[path] = content
                 self._marks[path], self._changed_at[path] = mark, changed
                 self.keep(path, result, deep=deep)

@@ -1,26 +1,26 @@
-"""The cameras of a recording: a picture of each, and the slot of the policy that it fills."""
+"""The policy's camera slots: the camera of the recording that fills each, and what the policy sees of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from PySide6.QtCore import QPoint, QRect, QSize, Qt
 from PySide6.QtGui import QColor, QImage, QPainter, QPaintEvent, QPixmap
-from PySide6.QtWidgets import QComboBox, QGridLayout, QLabel, QVBoxLayout
+from PySide6.QtWidgets import QComboBox, QHBoxLayout, QLabel, QVBoxLayout
 
 from zk0desk.errors import OperatorError
 from zk0desk.ui import theme
 from zk0desk.ui.background import in_background
 from zk0desk.ui.icons import icon
-from zk0desk.ui.widgets import Caption, Card, FindingRow
+from zk0desk.ui.widgets import Caption, Card, FindingRow, IconLabel, Text
 
 if TYPE_CHECKING:
     from zk0desk.settings import ChosenRecording
-    from zk0desk.training.recordings import CheckResult, PolicyNeeds
+    from zk0desk.training.recordings import Camera, CheckResult, PolicyNeeds
 
-PICTURE = QSize(172, 129)
-"""Two beside each other fit the smallest window."""
+PICTURE, SQUARE, SMALL = QSize(100, 75), QSize(75, 75), QSize(80, 60)
+"""A row of a camera's and a slot's picture, with words, fits the smallest window."""
 
 
 class CameraPicture(QLabel):
@@ -87,8 +87,27 @@ class CameraPicture(QLabel):
         self.setPixmap(pixmap)
 
 
+class SlotPicture(CameraPicture):
+    """What the policy sees of a camera: the picture shrunk into a square, the rest black at the left and the top, as SmolVLA pads it."""
+
+    def show_frame(self, frame: Any) -> None:
+        """`frame`: H x W x 3, uint8."""
+        height, width, _ = frame.shape
+        image = QImage(frame.tobytes(), width, height, 3 * width, QImage.Format.Format_RGB888)
+        ratio = self.devicePixelRatioF()
+        size = self._size * ratio
+        square = QPixmap(size)
+        square.fill(QColor("black"))
+        shown = QPixmap.fromImage(image).scaled(size, Qt.AspectRatioMode.KeepAspectRatio, Qt.TransformationMode.SmoothTransformation)
+        painter = QPainter(square)
+        painter.drawPixmap(size.width() - shown.width(), size.height() - shown.height(), shown)
+        painter.end()
+        square.setDevicePixelRatio(ratio)
+        self.setPixmap(square)
+
+
 class CameraTable(Card):
-    """The cameras of a checked recording, each with the slot of the policy that it fills.
+    """The policy's camera slots: at the left the recording's camera that fills each, at the right what the policy sees of it.
 
     `on_slots` is given the slots, name of a slot to key of a camera, after a person changed one. They can be changed
     only where the recording is `chosen`.
@@ -99,51 +118,87 @@ class CameraTable(Card):
     ) -> None:
         from zk0desk.training.recordings import map_cameras
 
-        super().__init__("Cameras")
+        super().__init__("Cameras in the policy's slots")
         recording = result.recording
         assert recording is not None
-        self._on_slots = on_slots
+        self._on_slots, self._result = on_slots, result
+        self._keys = [camera.key for camera in recording.cameras]
         try:
             mapping = map_cameras(recording, needs, chosen.cameras if chosen else {})
         except OperatorError as error:
             self.body.addWidget(FindingRow(_Trouble(error)))
             mapping = map_cameras(recording, needs)
         self._slots = mapping.slots
-        slot_of = {camera: slot for slot, camera in mapping.slots.items()}
-        grid = QGridLayout()
-        grid.setSpacing(theme.SPACE_3)
-        self.body.addLayout(grid)
-        for number, camera in enumerate(recording.cameras):
-            cell = QVBoxLayout()
-            cell.setSpacing(4)
-            picture = CameraPicture(PICTURE, f"Picture of camera {camera.name}")
-            picture.fetch(result, number, 2 * PICTURE.width())
-            cell.addWidget(picture)
-            size = f"{camera.width}x{camera.height}" if camera.width else "size not said"
-            cell.addWidget(Caption(f"{camera.name}, {size}", wrap=False))
-            choice = QComboBox()
-            choice.setAccessibleName(f"Slot of the policy for camera {camera.name}")
-            choice.addItem("not used", "")
-            for slot in needs.camera_slots:
-                choice.addItem(f"slot {slot.rsplit('.', 1)[-1]}", slot)
-            choice.setCurrentIndex(max(0, choice.findData(slot_of.get(camera.key, ""))))
-            choice.setEnabled(chosen is not None)
-            choice.setToolTip("" if chosen is not None else "Choose the recording first.")
-            choice.activated.connect(lambda _n, key=camera.key, box=choice: self._map(key, box.currentData()))
-            cell.addWidget(choice)
-            grid.addLayout(cell, number // 2, number % 2, Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignTop)
-        grid.setColumnStretch(2, 1)
+        usable = [camera for camera in recording.cameras if not camera.depth]
+        for slot in needs.camera_slots:
+            self.body.addLayout(self._row(slot, usable, chosen is not None))
+        if mapping.unused:
+            row = QHBoxLayout()
+            for key in mapping.unused:
+                cell = QVBoxLayout()
+                cell.addWidget(self._picture(key, SMALL))
+                cell.addWidget(Caption(f"{_last(key)}: not used", wrap=False))
+                row.addLayout(cell)
+            row.addStretch(1)
+            self.body.addLayout(row)
+        self.problem = Text("One slot needs a camera.", "error")
+        self.problem.hide()
+        self.body.addWidget(self.problem)
         if mapping.ambiguous:
             self.body.addWidget(Caption("The names do not say which camera is which: please look at the slots."))
-        if mapping.missing:
-            empty = ", ".join(slot.rsplit(".", 1)[-1] for slot in mapping.missing)
-            self.body.addWidget(Caption(f"The policy's slots without a camera ({empty}) are masked."))
 
-    def _map(self, camera: str, slot: str) -> None:
+    def _row(self, slot: str, cameras: Sequence[Camera], can_change: bool) -> QHBoxLayout:
+        name, key = _last(slot), self._slots.get(slot, "")
+        row = QHBoxLayout()
+        row.setSpacing(theme.SPACE_2)
+        row.addWidget(self._picture(key, PICTURE))
+        row.addWidget(IconLabel("arrow-right"))
+        seen = SlotPicture(SQUARE, f"What slot {name} sees")
+        if key:
+            seen.fetch(self._result, self._keys.index(key), 2 * SQUARE.width())
+        row.addWidget(seen)
+        words = QVBoxLayout()
+        words.setSpacing(4)
+        words.addStretch(1)
+        words.addWidget(Text(f"Slot {name}", "bold", wrap=False))
+        choice = QComboBox()
+        choice.setAccessibleName(f"Camera for slot {name}")
+        choice.setMinimumContentsLength(5)
+        choice.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        choice.addItem("no camera", "")
+        for camera in cameras:
+            choice.addItem(camera.name, camera.key)
+        choice.setCurrentIndex(max(0, choice.findData(key)))
+        choice.setEnabled(can_change)
+        choice.setToolTip("" if can_change else "Choose the recording first.")
+        choice.activated.connect(lambda _n: self._fill(slot, choice))
+        words.addWidget(choice)
+        size = next((f"{camera.width}x{camera.height}" for camera in cameras if camera.key == key and camera.width), "")
+        words.addWidget(Caption(size if key else "masked", wrap=False))
+        words.addStretch(1)
+        row.addLayout(words, 1)
+        return row
+
+    def _picture(self, key: str, size: QSize) -> CameraPicture:
+        picture = CameraPicture(size, f"Picture of camera {_last(key)}" if key else "No camera")
+        if key:
+            picture.fetch(self._result, self._keys.index(key), 2 * size.width())
+        return picture
+
+    def _fill(self, slot: str, choice: QComboBox) -> None:
+        camera: str = choice.currentData()
         slots = {each: key for each, key in self._slots.items() if key != camera and each != slot}
-        if slot:
+        if camera:
             slots[slot] = camera
-        self._on_slots({each.rsplit(".", 1)[-1]: key for each, key in slots.items()})
+        if not slots:  # an empty choice would mean: by name
+            self.problem.show()
+            choice.setCurrentIndex(choice.findData(self._slots[slot]) if slot in self._slots else 0)
+            return
+        self._on_slots({_last(each): key for each, key in slots.items()})
+
+
+def _last(key: str) -> str:
+    return key.rsplit(".", 1)[-1]
 
 
 class _Trouble:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -15,11 +15,13 @@ from zk0desk.ui.deep_checks import DeepCheck
 from zk0desk.ui.pages.camera_table import CameraTable
 from zk0desk.ui.pages.curation_card import Curating, CurationCard
 from zk0desk.ui.pages.deep_check_row import DeepCheckRow
+from zk0desk.ui.pages.fit_card import FitCard
 from zk0desk.ui.pages.recording_words import dimensions, duration, megabytes, thousands, verdict
 from zk0desk.ui.widgets import Badge, Card, ElidedLabel, FindingRow, KeyValueGrid, LinkButton, SecondaryButton
 
 if TYPE_CHECKING:
     from zk0desk.settings import ChosenRecording
+    from zk0desk.training.policy_fit import RecordingFit
     from zk0desk.training.recordings import CheckResult, Finding, PolicyNeeds
 
 Change = Callable[..., None]
@@ -90,6 +92,10 @@ class RecordingDetails(QWidget):
         if result.status == "ok":
             self._column.addWidget(_findings(result, actions))
         self._column.addStretch(1)
+
+    def add_fit(self, fit: RecordingFit, others: Sequence[RecordingFit], findings: Sequence[Finding]) -> None:
+        """Show the recording's numbers beside the policy's and the `others`', under all else."""
+        self._column.insertWidget(self._column.count() - 1, FitCard(fit, others, findings))
 
 
 def _links(result: CheckResult, actions: RecordingActions) -> QWidget:

@@ -26,7 +26,8 @@ from zk0desk.ui.widgets import Banner, EmptyState, PageHeader, PrimaryButton, Se
 
 if TYPE_CHECKING:
     from zk0desk.settings import ChosenRecording, Settings
-    from zk0desk.training.recordings import CheckResult, PolicyNeeds
+    from zk0desk.training.policy_fit import RecordingFit
+    from zk0desk.training.recordings import CheckResult, Finding, PolicyNeeds
 
 
 class RecordingsPage(QWidget):
@@ -262,6 +263,7 @@ class RecordingsPage(QWidget):
             self.show_recording(path)  # the cameras' slots can be set only for what is chosen
 
     def _answer(self) -> None:
+        from zk0desk.training.policy_fit import apart
         from zk0desk.training.recordings import fit_together
 
         chosen = self._chosen()
@@ -271,6 +273,8 @@ class RecordingsPage(QWidget):
         bad = [result.path.name for result in results if result.status != "ok"]
         changed = [each.path.name for each in chosen.values() if self._stale(each)]
         findings = fit_together(recordings, self._needs()) if recordings else []
+        numbers = apart([self.library.fits[path] for path in chosen if path in self.library.fits])
+        findings += [finding for finding in numbers if finding.code == "units-differ"]
         blocks = [finding for finding in findings if finding.severity == "blocks"]
         if self.library.looking:
             text = f"Looking for recordings… {len(self.results)} checked." if self.results else "Looking for recordings…"
@@ -308,6 +312,16 @@ class RecordingsPage(QWidget):
         curating = Curating(self._left_out(path), partial(self._curate, path), self._stale(chosen), path in self.library.deep)
         change = partial(self._change, path)
         self.details.show_result(self.results[path], self._needs(), chosen, change, actions, curating if chosen else None)
+        if (fit := self.library.fits.get(path)) is not None:
+            others = [self.library.fits[each] for each in self._chosen() if each != path and each in self.library.fits] if chosen else []
+            self.details.add_fit(fit, others, self._between([fit, *others]))
+
+    def _between(self, fits: list[RecordingFit]) -> list[Finding]:
+        """What keeps recordings apart that are one node's data."""
+        from zk0desk.training.policy_fit import apart
+        from zk0desk.training.recordings import fit_together
+
+        return [*fit_together([fit.recording for fit in fits], self._needs()), *apart(fits)] if len(fits) > 1 else []
 
     def _left_out(self, path: Path) -> dict[int, str]:
         from zk0desk.training.curation import reasons_of
