@@ -174,6 +174,46 @@ class RoundKept(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PrefixChosen(Event):
+    """How the frozen part of the policy is computed in this run, and why, in words.
+
+    `level` is `off` (LeRobot's own step), `N` (nothing is kept), `V` or `P`; `bytes` the cache when it is filled, `share` the frames that
+    it then holds (0 to 1), `gain` how many times faster than LeRobot a visit is expected to be. `larger` says what more room would give.
+    """
+
+    run: str
+    level: str
+    reason: str
+    bytes: int = 0
+    share: float = 0.0
+    gain: float = 1.0
+    larger: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundTimes(Event):
+    """Where a local round's time went: `seconds` for each of `prepare` (the frozen part), `wait` (for data), `forward`, `backward`,
+    `optimiser` and `other`; and the prefix cache: entries found (`hits`) of those `asked` for, `filled` of `frames`."""
+
+    run: str
+    round: int
+    seconds: dict[str, float]
+    hits: int = 0
+    asked: int = 0
+    filled: int = 0
+    frames: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared(Event):
+    """The prefix cache is being filled before training: `done` of `frames`; `seconds` since it began."""
+
+    done: int
+    frames: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class MuChanged(Event):
     """The node's own rule raised or lowered mu after `step`, an epoch's end; `what` and `why` in words.
 

@@ -43,6 +43,7 @@ class Engine:
             threads=training.threads,
             keep_optimiser=training.keep_optimiser,
             pause_frees_memory=training.pause_frees_memory,
+            cache=settings.cache,
             emit=learning,
             control=control,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,6 +29,8 @@ class BatchGradients:
         self._policy, self._frames, self._emit = policy, frames, emit
         self.forward = forward
         self.micro = micro
+        self.forward_s = self.backward_s = 0.0
+        """Seconds since this was made, as this thread sees them. What the forward prepares is within the first."""
 
     def of(self, indices: list[int], groups: Groups, noise: torch.Tensor, moment: torch.Tensor) -> tuple[float, float]:
         """Leave the gradient of the batch's loss in `.grad`; the loss, and the gradient's norm.
@@ -76,9 +79,13 @@ class BatchGradients:
                 part = places[start : start + size]
                 share = float(valid[part].sum() / total)
                 micro = {key: value[start : start + size] for key, value in data.items()}
+                began = time.perf_counter()
                 value = self.forward.loss(micro, [indices[place] for place in part], noise[part], moment[part])
                 loss += share * float(value.detach())
+                computed = time.perf_counter()
+                self.forward_s += computed - began
                 if not np.isfinite(loss):
                     return loss
                 (value * share).backward()
+                self.backward_s += time.perf_counter() - computed
         return loss

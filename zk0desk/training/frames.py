@@ -140,6 +140,10 @@ class Frames:
 
     def batch(self, indices: Sequence[int], pool: ThreadPoolExecutor | None = None) -> Batch:
         """A batch of frames that are alike, on the CPU: pictures uint8 (b, 3, h, w), the rest as `SmolVLAPolicy.forward` takes it."""
+        return self.columns(indices) | self.pictures(indices, pool)
+
+    def columns(self, indices: Sequence[int]) -> Batch:
+        """A batch without its pictures: state, actions and the tokens of the instruction, all from memory."""
         import torch
 
         places = [self.locate(index) for index in indices]
@@ -150,16 +154,28 @@ class Frames:
             actions.append(table.actions[np.minimum(rows, table.last[row] - 1)])
             padded.append(rows >= table.last[row])
         rows = torch.tensor([self._token_row[table.tasks[row]] for table, row in places])
-        batch = {
+        return {
             "observation.state": torch.from_numpy(np.stack([table.states[row] for table, row in places])),
             "action": torch.from_numpy(np.stack(actions)),
             "action_is_pad": torch.from_numpy(np.stack(padded)),
             "observation.language.tokens": self._tokens[rows],
             "observation.language.attention_mask": self._token_mask[rows],
         }
+
+    def pictures(self, indices: Sequence[int], pool: ThreadPoolExecutor | None = None) -> Batch:
+        """The pictures of frames that are alike: uint8 (b, 3, h, w) for each slot. Decoded where they are not kept in memory."""
+        import torch
+
+        places = [self.locate(index) for index in indices]
         run = pool.map if pool and not all(table.pictures.kept(row) for table, row in places) else map
         seen = list(run(lambda place: place[0].pictures.of(place[1]), places))
-        return batch | {slot: torch.stack([pictures[slot] for pictures in seen]) for slot in places[0][0].pictures.slots}
+        return {slot: torch.stack([pictures[slot] for pictures in seen]) for slot in places[0][0].pictures.slots}
+
+    def instruction(self, task: str) -> list[int]:
+        """The token ids of a task of these recordings, without padding."""
+        row = self._token_row[task]
+        ids: list[int] = self._tokens[row][self._token_mask[row]].tolist()
+        return ids
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
@@ -210,6 +226,7 @@ class Pictures:
         self._own = threading.local()
         self._rows = rows
         self.slots = dict(slots)
+        self.root = Path(dataset.root)
         self._budget = budget
         self._kept: dict[tuple[str, int], torch.Tensor] = {}
         self._locks: dict[tuple[str, int], threading.Lock] = {}
@@ -222,6 +239,27 @@ class Pictures:
         # Neighbours are decoded along only if all can stay: else they would be decoded again and again.
         self.stay = self.frame_bytes * len(rows) <= budget._left
         self._run = RUN if self.stay else 1
+
+    @property
+    def total(self) -> int:
+        """Frames of the recording, those that are left out included."""
+        return len(self._dataset.hf_dataset)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the first camera's pictures."""
+        shape = self.signature[0][1]
+        return (shape[0], shape[1]) if shape[-1] == 3 else (shape[1], shape[2])
+
+    def row_of(self, row: int) -> int:
+        """The place in the whole recording of a row: it stays when other episodes are left out."""
+        return int(self._rows[row])
+
+    def forget(self) -> None:
+        """Give the memory of decoded pictures back. What is asked for again is decoded again."""
+        with self._lock:
+            gone, self._kept = self._kept, {}
+        self._budget.take(-sum(picture.numel() for picture in gone.values()))
 
     @property
     def transformed(self) -> bool:

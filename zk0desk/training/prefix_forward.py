@@ -121,6 +121,8 @@ def embed(policy: Any, batch: Mapping[str, Tensor], vision: Tensor) -> tuple[Ten
     parts: list[Tensor] = []
     masks: list[Tensor] = []
     cameras = cameras_in(config, batch)
+    if vision.shape[1] != len(cameras):
+        raise ValueError(f"vision embeddings of {vision.shape[1]} cameras, the batch names {len(cameras)}")
     for number in range(len(cameras) + empty_cameras(config, len(cameras))):
         if model.add_image_special_tokens:  # LeRobot masks a camera's picture, not the tokens around it
             parts.append(special(model.global_image_start_token))

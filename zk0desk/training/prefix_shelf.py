@@ -150,6 +150,10 @@ class Shelf:
         """How many entries are kept, by the index."""
         return int(np.count_nonzero(self._index()))
 
+    def kept(self) -> np.ndarray:
+        """Which entries are kept, by the index: (entries,) bool."""
+        return self._index() != 0
+
     def verify(self) -> Iterator[bool]:
         """Whether each entry that is kept is damaged, one after the other. A damaged one is emptied, where the folder can be written."""
         for row in np.flatnonzero(self._index()):

@@ -17,19 +17,21 @@ import numpy as np
 
 from zk0desk.control import NodeControl, Stopped
 from zk0desk.events import MuChanged, Notice, RoundKept, RoundStarted, RoundTrained, Sink, StepDone
-from zk0desk.settings import ChosenRecording
+from zk0desk.settings import Cache, ChosenRecording
 from zk0desk.training.batch_gradients import BatchGradients, Groups
 from zk0desk.training.checkpoint import OPTIMISER, RoundCheckpoint, bytes_a_day
 from zk0desk.training.container_limits import usable_cores
 from zk0desk.training.devices import choose_device, has_own_memory, out_of_memory, set_aside, wants_bf16
 from zk0desk.training.fedprox import add_proximal_gradient
-from zk0desk.training.forward import WholeForward
+from zk0desk.training.forward import Forward, WholeForward
+from zk0desk.training.forward_choice import ForwardChoice
 from zk0desk.training.frames import ahead
 from zk0desk.training.memory_reserve import frames_at_once
 from zk0desk.training.noise import draw_noise
 from zk0desk.training.optimiser import CLIP_NORM, LocalOptimiser
 from zk0desk.training.policy_size import LARGE_AT_ONCE, LARGE_POLICY
 from zk0desk.training.progress import Keeper, Progress
+from zk0desk.training.round_clock import RoundClock
 from zk0desk.training.round_metrics import round_metrics
 from zk0desk.training.round_steps import PlannedStep, planned_steps, steps_of
 from zk0desk.training.rounds import RoundFailedError, RoundPlan, RoundResult
@@ -64,6 +66,7 @@ class LocalTrainer:
         threads: int = 0,
         keep_optimiser: bool = False,
         pause_frees_memory: bool = False,
+        cache: Cache | None = None,
         emit: Sink,
         control: NodeControl,
     ) -> None:
@@ -92,6 +95,12 @@ class LocalTrainer:
         self._identity = {**identity, "backbone": policy.files.backbone_sha256, "frames": len(self._frames)}
         self._optimiser = LocalOptimiser(policy.parameters, keep=keep_optimiser, identity=identity)
         self._anchors: list[torch.Tensor] = []
+        self._clock = RoundClock(self._gradients)
+        self._choice: ForwardChoice | None = None
+        if cache is not None:
+            self._choice = ForwardChoice(policy, self._frames, cache, bf16=self._autocast, emit=emit, check=control.check)
+        self._level = ""
+        """The level that an interrupted round began with."""
 
     @property
     def frames(self) -> int:
@@ -112,6 +121,11 @@ class LocalTrainer:
     def micro_batch(self) -> int:
         """Frames that are computed at once, as far as memory taught so far; 0: the whole batch."""
         return self._gradients.micro
+
+    @property
+    def forward(self) -> Forward:
+        """What computes losses now."""
+        return self._gradients.forward
 
     def train(self, plan: RoundPlan, global_weights: np.ndarray, kept: RoundCheckpoint | None = None) -> RoundResult:
         """Train one round from `global_weights` (w_t, float32, flat). Emits RoundStarted, StepDone and RoundTrained.
@@ -163,7 +177,9 @@ class LocalTrainer:
             stack.enter_context(self._checking(plan.deadline))
             to_come = (step for step in steps_of(plan, self._node, self.frames, steps) if step.number > progress.step)
             try:
-                for step, groups in ahead(lambda step: self._groups(step.frames, decoders), to_come, following):
+                self._choose_forward(plan, steps)
+                self._clock = RoundClock(self._gradients)
+                for step, groups in self._clock.waiting(ahead(lambda step: self._groups(step.frames, decoders), to_come, following)):
                     if self._control.paused:
                         self._pause(plan, progress, threads, keeper)
                     self._check(plan.deadline)
@@ -172,6 +188,8 @@ class LocalTrainer:
                         self._keep(plan, progress, threads, keeper)
             except _DeadlinePassed:
                 partial = "deadline"
+            if progress.losses:
+                self._emit(self._clock.event(plan, self.frames))
         if not progress.losses:
             raise RoundFailedError(
                 f"Round {plan.round} gave no update.",
@@ -186,6 +204,19 @@ class LocalTrainer:
         metrics = round_metrics(plan, progress, delta, frames=self.frames, epoch_losses=self._history.losses, seconds=seconds)
         self._emit(RoundTrained(run=plan.run, round=plan.round, metrics=metrics, partial=partial))
         return RoundResult(delta=delta, metrics=metrics, partial=partial, losses=list(progress.losses))
+
+    def close(self) -> None:
+        """Let go of the prefix cache. The trainer can be used again."""
+        if self._choice is not None:
+            self._choice.close()
+            self._gradients.forward = self._choice.forward
+
+    def _choose_forward(self, plan: RoundPlan, steps: int) -> None:
+        if self._choice is None:
+            return
+        visits = max(1, plan.rounds - plan.round + 1) * steps * plan.batch_size / max(1, self.frames)
+        level, self._level = self._level, ""
+        self._gradients.forward = self._choice.begin(plan.run, visits, level)
 
     def _begin_optimiser(self, plan: RoundPlan, shelf: RoundCheckpoint | None) -> None:
         found = self._optimiser.begin(plan, shelf)
@@ -237,6 +268,7 @@ class LocalTrainer:
         if memory.get("asked") != self._asked:
             return progress, self._threads  # the operator set others since then
         self._gradients.micro = int(memory["micro"])
+        self._level = str(memory.get("level", ""))
         return progress, int(memory["threads"])
 
     # --- pause
@@ -285,10 +317,12 @@ class LocalTrainer:
             self._say_skipped(plan, step, progress.skipped)
             return
         progress.skipped = 0
+        computed = time.perf_counter()
         proximal = add_proximal_gradient(self._policy.parameters, self._anchors, mu)
         # Clipping acts on the sum of both gradients.
         torch.nn.utils.clip_grad_norm_(self._policy.parameters, CLIP_NORM)
         self._optimiser.step()
+        self._clock.optimiser += time.perf_counter() - computed
         progress.count(step, loss, norm, proximal)
         self._emit(
             StepDone(
