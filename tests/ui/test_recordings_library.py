@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,7 +59,9 @@ def test_a_menu_sorts_the_list(model: AppModel, folder: Path, qtbot) -> None:
     sort_by(page, "size")
     assert listed(page) == ["b", "a", "c"] and page.listing.view.sort_button.text() == "Sort &by size"
     page.listing.view.reverse.trigger()
-    assert listed(page) == ["c", "a", "b"]
+    assert listed(page) == ["c", "a", "b"] and page.cards[folder / "a"].aside.text().endswith("kB")
+    sort_by(page, "date")
+    assert page.cards[folder / "a"].aside.text() == time.strftime("%Y-%m-%d")
 
 
 def test_filters_hide_and_say_so(model: AppModel, folder: Path, qtbot) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from zk0desk.training.library import Entry, View
 
-THUMBNAIL = QSize(76, 57)
+THUMBNAIL = QSize(72, 54)
 WIDTH = 330
 
 
@@ -40,7 +40,7 @@ class RecordingCard(Card):
         recording = result.recording
         name = entry.name
         row = QHBoxLayout()
-        row.setSpacing(theme.SPACE_3)
+        row.setSpacing(theme.SPACE_2)
         self.box = TickBox()
         self.box.setAccessibleName(f"Train on {name}")
         self.box.setChecked(chosen)
@@ -53,10 +53,15 @@ class RecordingCard(Card):
         row.addWidget(self.picture)
         texts = QVBoxLayout()
         texts.setSpacing(2)
-        texts.addWidget(ElidedLabel(name, "bold"))
+        top = QHBoxLayout()
+        top.setSpacing(theme.SPACE_2)
+        top.addWidget(ElidedLabel(name, "bold"), 1)
+        self.aside = Caption("", wrap=False)
+        top.addWidget(self.aside)
+        self.show_aside("name")
+        texts.addLayout(top)
         if recording:
             facts = [recording.robot or "robot not named", f"{recording.episodes} episodes", duration(recording.duration)]
-            facts.append(megabytes(recording.bytes_on_disk))
             if result.status == "repairable" and recording.version != "v3.0":
                 facts[2] = f"format {recording.version}"
             texts.addWidget(ElidedLabel(" · ".join(facts), "caption"))
@@ -64,16 +69,15 @@ class RecordingCard(Card):
             texts.addWidget(ElidedLabel(str(result.path.parent), "caption"))
         kind, words = verdict(result)
         self.badge = Badge(kind, words)
-        last = QHBoxLayout()
-        last.addWidget(self.badge)
-        if recording:
-            last.addWidget(ElidedLabel(day(entry.changed), "caption"), 1)
-        else:
-            last.addStretch(1)
-        texts.addLayout(last)
+        texts.addWidget(self.badge, 0, Qt.AlignmentFlag.AlignLeft)  # else the badge's own width would limit the column's
         row.addLayout(texts, 1)
         self.body.addLayout(row)
         self.setAccessibleName(f"{name}: {words}")
+
+    def show_aside(self, order: str) -> None:
+        """Beside the name: the day of the last change where the list is in its order, else the size."""
+        recording = self.result.recording
+        self.aside.setText(day(self.entry.changed) if order == "date" else megabytes(recording.bytes_on_disk) if recording else "")
 
     def mousePressEvent(self, event: QMouseEvent) -> None:
         self.setFocus()
@@ -172,6 +176,7 @@ class RecordingList(QWidget):
         there = set(shown)
         for path, card in self.cards.items():
             card.setVisible(path in there)
+            card.show_aside(view.order)
         if shown != self.order:
             self.order = shown
             before: QWidget = self.view.last
