@@ -36,6 +36,7 @@ from zk0desk.federation.hub_errors import (
     HubError,
     HubNotFound,
 )
+from zk0desk.federation.server_folder import policy_name
 from zk0desk.training.policy_files import read_policy
 from zk0desk.training.recordings import PolicyNeeds, deep_check, find_recordings, quick_check
 
@@ -249,3 +250,8 @@ def test_that_a_look_says_when_there_is_no_room(the_hub: HubStandIn, monkeypatch
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=hub.RESERVE))
     with pytest.raises(DiskFull, match="Nothing was fetched"):
         hub.look("recording", CUBES, control=NodeControl(), patience=QUICK)
+
+
+def test_that_an_invitation_names_a_policy_that_was_fetched_by_its_name_on_the_hub(the_hub: HubStandIn, tmp_path: Path) -> None:
+    assert policy_name(get()) == f"{BASE}@{'a' * 40}"
+    assert policy_name(tmp_path / "my-policy") == "my-policy"

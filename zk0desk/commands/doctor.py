@@ -66,7 +66,7 @@ def doctor(
     print(seen.sentence)
     rows = [*_computer(seen.computer), *_training(seen)]
     rows += [("Network", line.sentences[0]), ("", line.sentences[1])] if line else []
-    rows += [("Disk speed", f" {disk.sentence}")] if disk else []
+    rows += [("Storage", disk.sentence)] if disk else []
     for name, value in [*rows, *([("Settings", trouble)] if trouble else [])]:
         print(f"  {name:<10}{value}")
     for finding in (*seen.verdict.findings, *seen.limits):

@@ -179,7 +179,7 @@ class ServerFolder:
             certificate=pem,
             certificate_sha256=certificate_sha256(pem),
             policy_id=files.policy_id,
-            policy_name=_policy_name(self.policy(settings)),
+            policy_name=policy_name(self.policy(settings)),
             backbone_sha256=files.backbone_sha256,
             layout_sha256=files.layout.sha256,
             parameters=files.parameters,
@@ -197,7 +197,7 @@ class ServerFolder:
         )
 
 
-def _policy_name(folder: Path) -> str:
+def policy_name(folder: Path) -> str:
     """How operators find the policy: its name and commit on the Hub where it was fetched from there, else its folder's name."""
     from zk0desk.federation.hub_places import origin
 
