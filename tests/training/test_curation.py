@@ -101,6 +101,19 @@ def test_training_refuses_stale_numbers_and_takes_current_ones(demo_policy: Path
         Frames(policy, [ChosenRecording(path=folder, leave_out=(1,), content="another")])
 
 
+def test_the_node_refuses_stale_numbers_before_it_connects(demo_policy: Path, tmp_path: Path) -> None:
+    from zk0desk.federation.node_checks import check_recordings
+    from zk0desk.training.policy_files import read_policy
+
+    folder, policy = make_recording(tmp_path / "arm", cameras=("top",)), read_policy(demo_policy)
+    for content in (curation.content_of(folder), ""):
+        chosen = (ChosenRecording(path=folder, leave_out=(1,), content=content),)
+        assert check_recordings(Settings(recordings=Recordings(chosen=chosen)), policy) > 0
+    stale = (ChosenRecording(path=folder, leave_out=(1,), content="another"),)
+    with pytest.raises(RecordingError, match="has changed since"):
+        check_recordings(Settings(recordings=Recordings(chosen=stale)), policy)
+
+
 reasons = st.dictionaries(st.integers(0, 99), st.text(max_size=20), max_size=6)
 
 
