@@ -73,11 +73,12 @@ def test_the_way_to_the_window_does_not_load_the_argument_parser():
     assert not {"click", "typer", "rich", "pydantic"} & loaded
 
 
-def test_training_and_federation_can_be_imported_without_the_engine_but_for_the_flower_connection(checkout):
+def test_training_and_federation_can_be_imported_without_the_engine_but_for_connection_and_arithmetic(checkout):
     flower = {"client_app", "fleet", "grid"}  # imported when a connection is made
+    arithmetic = {"prefix_forward"}  # imported with the policy that it computes
     names = [name for folder in ("training", "federation", "demo") for name in _modules(checkout, f"zk0desk/{folder}")]
     assert {f"zk0desk.federation.{name}" for name in flower} <= set(names)
-    _loaded_by("import " + ", ".join(name for name in names if name.rpartition(".")[2] not in flower), without=HEAVY)
+    _loaded_by("import " + ", ".join(name for name in names if name.rpartition(".")[2] not in flower | arithmetic), without=HEAVY)
 
 
 def test_the_process_that_aggregates_loads_no_torch():

@@ -112,7 +112,7 @@ class Cache(_Section):
 
     level: Literal["auto", "off", "N", "V", "P"] = Field(
         "auto",
-        description="V keeps the pictures' embeddings, P all that follows from them: larger and faster. N keeps nothing; off: LeRobot's step.",
+        description="V keeps the embeddings of pictures, P all that follows from them: larger, faster. N keeps nothing, off neither.",
     )
     budget_gb: float = Field(20.0, ge=0, le=100_000, description="GB of the disk that it may take, for all recordings together.")
     folder: Path | None = Field(None, description="Where it is kept, best on a fast disk. Not chosen: this user's folder for caches.")
@@ -153,6 +153,9 @@ class ServerPolicy(_Section):
     folder: Path = Field(Path("policy"), description="The base policy, relative to the server's folder.")
     held_out: tuple[ChosenRecording, ...] = Field((), description="Held-out recordings, evaluated after each round.")
     evaluation_batch: int = Field(8, ge=1, le=4096, description="Frames that are evaluated at once. It does not change the result.")
+    evaluation_cache_gb: float = Field(
+        20.0, ge=0, le=100_000, description="GB of disk for what is computed once for held-out frames; 0: nothing is kept."
+    )
 
 
 class ServerRounds(_Section):

@@ -84,6 +84,9 @@ class StandInEngine:
     def paused(self) -> nullcontext[None]:
         return nullcontext()
 
+    def close(self) -> None:
+        return None
+
     def loss(self, _weights: np.ndarray, _batch: int, control: NodeControl) -> tuple[float, int]:
         control.check()
         return 0.75, self.frames

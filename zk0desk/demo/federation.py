@@ -107,7 +107,8 @@ class DemoFederation:
             _write_private(self._home(number) / "node.key", key.to_pem())
         self._guard.start("server", ["-m", "zk0desk", "server", "start", str(server.path), "--with-parent"], ALIKE)
         self._until(lambda: self._serving and self._made("prepare", shared))
-        self._guard.start("rounds", ["-m", "zk0desk", "server", "run", str(server.path), "--with-parent"], ALIKE)
+        here = {**ALIKE, "ZK0DESK_HOME": str(self.folder / "server-home")}
+        self._guard.start("rounds", ["-m", "zk0desk", "server", "run", str(server.path), "--with-parent"], here)
         invitation = ServerFolder(server.path).invitation()
         from zk0desk.federation.consent import consent_digest
 

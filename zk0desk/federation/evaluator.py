@@ -24,8 +24,12 @@ import numpy as np
 
 from zk0desk.control import NodeControl
 from zk0desk.errors import OperatorError
+from zk0desk.events import Event
 from zk0desk.federation import child
-from zk0desk.settings import ChosenRecording
+from zk0desk.settings import Cache, ChosenRecording
+
+ROUNDS = 20
+"""About so often a held-out frame is looked at in a run."""
 
 
 class EvaluationFailed(OperatorError):
@@ -46,7 +50,7 @@ class HeldOut:
 class Evaluator:
     """Starts the process at once; loading torch and the policy overlaps with waiting for nodes.
 
-    `processors` is where it writes the policy's processors with the held-out recordings' statistics, `scratch` a file
+    `cache_gb` is what the prefix cache beside `scratch` may take. `processors` is where it writes the policy's processors with the held-out recordings' statistics, `scratch` a file
     through which the weights go; one that a killed run left is overwritten.
     """
 
@@ -56,6 +60,7 @@ class Evaluator:
         recordings: tuple[ChosenRecording, ...],
         *,
         batch: int,
+        cache_gb: float,
         processors: Path,
         scratch: Path,
         control: NodeControl,
@@ -68,7 +73,8 @@ class Evaluator:
         self._pending = 0
         threading.Thread(target=self._read, name="evaluator", daemon=True).start()
         chosen = [recording.model_dump(mode="json", by_alias=True) for recording in recordings]
-        self._say({"policy": str(policy), "recordings": chosen, "batch": batch, "processors": str(processors)})
+        first = {"policy": str(policy), "recordings": chosen, "batch": batch, "processors": str(processors)}
+        self._say({**first, "cache": str(scratch.with_name("held-out-frames")), "cache-gb": cache_gb})
         self._ready = False
 
     def begin(self, weights: np.ndarray) -> None:
@@ -164,14 +170,17 @@ def _serve(requests: queue.Queue[bytes], say: IO[str]) -> None:
         recordings = [ChosenRecording.model_validate(each) for each in first["recordings"]]
 
         from zk0desk.training.evaluation import evaluate
+        from zk0desk.training.forward_choice import ForwardChoice
         from zk0desk.training.policy import TrainablePolicy, save_processors
 
         policy = TrainablePolicy.load(Path(first["policy"]))
         _keep_processors(Path(first["processors"]), lambda target: save_processors(target, Path(first["policy"]), recordings))
+        choice = ForwardChoice(policy, policy.frames_of(recordings), _cache(first), emit=_log)
         answer({"ready": True})
         while True:
             policy.set_weights(np.load(json.loads(requests.get())["weights"], allow_pickle=False))
-            found = evaluate(policy, recordings, batch=first["batch"])
+            # Each of the coming rounds visits all frames: the cache pays from the second on.
+            found = evaluate(policy, recordings, batch=first["batch"], forward=choice.begin("evaluation", visits=ROUNDS))
             loss = found.loss if math.isfinite(found.loss) else 1e30
             answer({"loss": loss, "frames": found.frames, "recordings": dict(found.recordings)})
     except OperatorError as error:
@@ -183,6 +192,14 @@ def _serve(requests: queue.Queue[bytes], say: IO[str]) -> None:
         answer(
             {"error": {"what": "The held-out recordings could not be evaluated.", "why": f"{type(error).__name__}: {error}", "remedy": ""}}
         )
+
+
+def _log(event: Event) -> None:
+    print(event, file=sys.stderr, flush=True)
+
+
+def _cache(first: dict[str, Any]) -> Cache:
+    return Cache(level="auto" if first["cache-gb"] else "off", budget_gb=first["cache-gb"], folder=Path(first["cache"]))
 
 
 def _keep_processors(target: Path, save: Callable[[Path], Any]) -> None:

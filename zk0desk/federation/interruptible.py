@@ -33,6 +33,11 @@ class Behind[T]:
         """Whether it has returned or raised."""
         return self._done.is_set()
 
+    @property
+    def result(self) -> T | None:
+        """What it returned, if it has."""
+        return self._result[0] if self._result else None
+
     def wait(self, control: NodeControl) -> T:
         """What `work()` returned or raised; raises `Stopped` as soon as `control` asks for it."""
         while not self._done.wait(CHECK_S):

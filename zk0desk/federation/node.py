@@ -249,6 +249,8 @@ class Node:
 
     def _leave(self) -> None:
         """Tell the SuperLink, within a second, and close. Nothing else is sent after a stop."""
+        if self._engine is not None and (engine := self._engine.result) is not None:
+            engine.close()
         fleet, self._fleet = self._fleet, None
         if fleet is None:
             return

@@ -49,18 +49,23 @@ class Engine:
         )
         learning.watch(key_of(self._policy, trainer, settings.recordings.chosen))
         self.trainer: Trains = trainer
-        self._memory_freed = trainer.memory_freed
+        self._trainer = trainer
 
     def paused(self) -> AbstractContextManager[None]:
         """What surrounds a pause between rounds: the GPU's memory is given back within it, if the operator wants that."""
-        return self._memory_freed()
+        return self._trainer.memory_freed()
+
+    def close(self) -> None:
+        """Let go of the prefix cache; this cannot train any more."""
+        self._trainer.close(restore=False)
 
     def loss(self, weights: np.ndarray, batch: int, control: NodeControl) -> tuple[float, int]:
         """The loss of `weights` on this node's own frames, and their number."""
         from zk0desk.training.evaluation import evaluate
 
         self._policy.set_weights(weights)
-        found = evaluate(self._policy, self._settings.recordings.chosen, batch=batch, control=control)
+        chosen = self._settings.recordings.chosen
+        found = evaluate(self._policy, chosen, batch=batch, control=control, forward=self._trainer.forward)
         return found.loss, found.frames
 
 

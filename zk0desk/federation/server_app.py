@@ -377,6 +377,7 @@ class _Conductor:
                 self._base,
                 absolute,
                 batch=self._settings.policy.evaluation_batch,
+                cache_gb=self._settings.policy.evaluation_cache_gb,
                 processors=self._processors,
                 scratch=self._folder.state / "evaluate.npy",
                 control=self._control,

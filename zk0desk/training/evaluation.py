@@ -50,17 +50,18 @@ def evaluate(
     sample: int = 0,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    forward: Forward | None = None,
 ) -> Evaluation:
     """Evaluate `policy` on `recordings`, `batch` frames at once (it does not change the result).
 
     All frames, or with `sample` about so many, drawn by recording, task and episode with `seed` (at least two of each).
     `progress` is given the frames that are done, and all. The recordings are read once for a policy, as long as the same are
-    asked for. Raises `Stopped` when `control` is asked to stop.
+    asked for. `forward` (default: LeRobot's own) must be one of these recordings. Raises `Stopped` when `control` is asked to stop.
     """
     import torch
 
     frames = policy.frames_of(recordings)
-    forward = WholeForward(policy, frames)
+    forward = forward or WholeForward(policy, frames)
     strata = strata_of(frames)
     drawn = draw_sample(strata, sample, seed)
     wanted = np.sort(np.concatenate(drawn)).tolist() if drawn else []

@@ -108,11 +108,11 @@ class ForwardChoice:
         cache = PrefixCache(self._folder(), int(self._settings.budget_gb * 1e9), emit=self._emit)
         return CachedForward(self._policy, self._frames, self._prefix, cache, self._contents(), bf16=self._bf16, emit=self._emit)
 
-    def close(self) -> None:
-        """Let go of the cache, and bring back what was freed of the backbone."""
+    def close(self, *, restore: bool = True) -> None:
+        """Let go of the cache, and bring back what was freed of the backbone unless the policy is not used any more."""
         if isinstance(self._forward, CachedForward):
             self._forward.close()
-        if self._prefix is not None:
+        if self._prefix is not None and restore:
             self._prefix.restore()
         self._prefix, self._run = None, None
         self._forward = WholeForward(self._policy, self._frames, bf16=self._bf16)

@@ -205,10 +205,10 @@ class LocalTrainer:
         self._emit(RoundTrained(run=plan.run, round=plan.round, metrics=metrics, partial=partial))
         return RoundResult(delta=delta, metrics=metrics, partial=partial, losses=list(progress.losses))
 
-    def close(self) -> None:
-        """Let go of the prefix cache. The trainer can be used again."""
+    def close(self, *, restore: bool = True) -> None:
+        """Let go of the prefix cache. Trainer and policy can be used again, unless what was freed of the backbone is not to come back."""
         if self._choice is not None:
-            self._choice.close()
+            self._choice.close(restore=restore)
             self._gradients.forward = self._choice.forward
 
     def _choose_forward(self, plan: RoundPlan, steps: int) -> None:
