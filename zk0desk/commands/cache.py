@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from zk0desk.errors import ExitStatus
+from zk0desk.events import Event, Notice, PrefixChosen, Prepared
 
 if TYPE_CHECKING:
     from zk0desk.training.prefix_cache import PrefixCache, ShelfFacts
@@ -108,6 +110,85 @@ def verify(settings_file: SettingsFile = None, as_json: AsJson = False) -> int:
         if not found:
             print("Nothing is kept.")
     return int(ExitStatus.REPAIRABLE if damaged else ExitStatus.OK)
+
+
+@app.command()
+def prepare(
+    settings_file: SettingsFile = None,
+    only_look: Annotated[bool, typer.Option("--look", help="Only say what would be kept, and what it takes and gains.")] = False,
+    steered: Annotated[bool, typer.Option("--steered", help="Take `pause`, `resume` and `stop` as lines; their end stops.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print each event as a JSON object on a line, and what came of it.")] = False,
+) -> int:
+    """Prepare the chosen recordings' frames before a round, so that the first round is as fast as the later ones.
+
+    The level is chosen as in training: by what fits the budget, the disk and the memory. Nothing leaves this computer. Ctrl-C ends it at
+    any time, and what is done stays. Exit status: 0 all frames are prepared, 2 nothing is chosen, 3 not all of them fit, or none are kept,
+    4 unusable recording or policy, 7 engine missing, 130 Ctrl-C.
+
+    \b
+    Example: zk0desk cache prepare
+    """
+    from zk0desk import settings
+    from zk0desk.commands.steering import steered_by_lines, stopped_by_signals
+    from zk0desk.control import NodeControl, Stopped
+
+    chosen = settings.load(settings_file, settings.Settings)
+    control, said = NodeControl(), _Said(as_json)
+    with stopped_by_signals(control):
+        if steered:
+            steered_by_lines(control)
+        from zk0desk.training.loading import load_engine
+
+        try:
+            load_engine()
+            from zk0desk.training.prepare import look, prepare_chosen
+
+            if only_look:
+                said(look(chosen, control=control))
+                return int(ExitStatus.OK)
+            found = prepare_chosen(chosen, emit=said, control=control)
+        except Stopped:
+            said.end("Stopped. What is done stays, and is gone on with the next time.")
+            return int(ExitStatus.INTERRUPTED)
+    if as_json:
+        print(json.dumps({"prepared": {key.replace("_", "-"): value for key, value in asdict(found).items()}}), flush=True)
+    else:
+        frames = f"{found.filled:,} of {found.frames:,} frames are prepared"
+        said.end(f"{frames}, {found.computed:,} of them now, in {found.seconds:.0f} s. {found.why}".strip())
+    return int(ExitStatus.OK if found.filled == found.frames else ExitStatus.REPAIRABLE)
+
+
+class _Said:
+    """Prints events: JSON lines, or sentences and, on a terminal, a line that tells how far it is."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._as_json = as_json
+        self._first: Prepared | None = None
+
+    def __call__(self, event: Event) -> None:
+        if self._as_json:
+            print(json.dumps(event.to_json()), flush=True)
+            return
+        match event:
+            case PrefixChosen():
+                self.end(f"{event.reason} {event.larger}".strip())
+                if event.level != "off":
+                    self.end(f"A visit of a frame is expected to be about {event.gain:.1f} times as fast as in LeRobot's own step.")
+            case Notice():
+                self.end(f"{event.severity}: {event.what} {event.why} {event.remedy}".strip())
+            case Prepared() if sys.stderr.isatty():
+                self._first = self._first or event
+                rate = (event.done - self._first.done) / event.seconds if event.seconds > 0 else 0.0
+                pace = f", {rate:.1f} frames a second" if rate else ""
+                print(f"\r{event.done:,} of {event.frames:,} frames{pace}{'':<12}", end="", file=sys.stderr, flush=True)
+
+    def end(self, sentence: str) -> None:
+        """Print a sentence in the place of the line of progress."""
+        if self._as_json:
+            return
+        if sys.stderr.isatty():
+            print(f"\r{'':<60}\r", end="", file=sys.stderr, flush=True)
+        print(sentence, flush=True)
 
 
 def _cache(settings_file: Path | None) -> PrefixCache:

@@ -126,12 +126,14 @@ class CachedForward:
         """Frames of these recordings whose entries are kept. Entries of episodes that are left out are not counted."""
         return len(self._frames) - len(self.missing())
 
-    def missing(self) -> list[int]:
-        """The frames that have no entry, by the index on the disk."""
+    def missing(self, indices: Sequence[int] | None = None) -> list[int]:
+        """Of frames `indices` (default: all) those that have no entry, by the index on the disk."""
+        if indices is None:
+            indices = range(len(self._frames))
         if not self._shelves:
-            return list(range(len(self._frames)))
+            return list(indices)
         kept = {id(shelf): shelf.kept() for shelf in self._shelves.values()}
-        places = ((index, *self._place(index)) for index in range(len(self._frames)))
+        places = ((index, *self._place(index)) for index in indices)
         return [index for index, shelf, row in places if not kept[id(shelf)][row]]
 
     @property
@@ -142,9 +144,11 @@ class CachedForward:
         sizes = [self._place(index)[0].layout.entry_bytes for index in range(len(self._frames))]
         return sum(sizes) // len(sizes)
 
-    def prepare(self, indices: list[int], decoders: ThreadPoolExecutor | None = None) -> None:
-        """Compute and keep the entries of frames that are alike, as a first visit would. StorageRangeError as in `FrozenPrefix`."""
-        data = self.batch(indices, decoders)
+    def prepare(self, data: Batch, indices: list[int]) -> None:
+        """Compute and keep the entries that `data`, the batch of frames `indices`, has not, as a first visit would.
+
+        StorageRangeError as in `FrozenPrefix`.
+        """
         if self._shelves and not bool(data[THERE].all()):
             self._entries(to_device(data, self._policy.device), indices)
 
