@@ -105,14 +105,7 @@ class FrozenPrefix:
         With `vision`, the frames' V entries, the batch needs no pictures; what these lost by rounding is then lost to the
         result too. StorageRangeError when a number does not fit the storage type.
         """
-        import torch
-
-        prefix = self._compute(batch, self._see(batch) if vision is None else vision)
-        entries = []
-        for frame, length in enumerate(prefix.lengths.tolist()):
-            pairs = [torch.stack([each[frame, :length] for each in pair]) for pair in zip(prefix.keys, prefix.values, strict=True)]
-            entries.append(self._kept(torch.stack(pairs)))
-        return entries
+        return self._entries(self._compute(batch, self._see(batch) if vision is None else vision))
 
     def entry_shape(self, cameras: int, instruction: int = 0, *, masked: int = 0, size: tuple[int, int] | None = None) -> tuple[int, ...]:
         """Shape of an entry of this level (V or P) for a frame with so many cameras, `masked` of them masked, and instruction tokens.
@@ -174,12 +167,14 @@ class FrozenPrefix:
         self.restore()
         with self._autocast(False):
             theirs = self._gradients(self._policy.policy.forward({key: value.clone() for key, value in few.items()}, *drawn)[0])
-        prefix = self._compute(few, self._see(few, False), False)
+        seen = self._see(few, False)
+        prefix = self._compute(few, seen, False)
         exact = difference(self._gradients(self._loss_over(prefix, few, *drawn, "mean", False)), theirs)
-        del prefix
         if self.level in ("off", "N") and not self._bf16:
             return Difference(exact, exact, EXACT)
         taken = None if entries is None else entries[:CHECKED_FRAMES]
+        if taken is None and not self._bf16:  # the tower is the dear part of a check: it is asked once
+            taken = self._kept(seen) if self.level == "V" else self._entries(prefix)
         stored = difference(self._gradients(self.loss(few, *drawn, entries=taken)), theirs)
         return Difference(exact, stored, AUTOCAST if self._bf16 else STORED[self.storage])
 
@@ -283,6 +278,16 @@ class FrozenPrefix:
         if not bool(torch.isfinite(kept).all()):
             raise StorageRangeError(f"a value between {values.min()} and {values.max()} does not fit into {self.storage}")
         return kept
+
+    def _entries(self, prefix: Prefix) -> list[Tensor]:
+        """The P entries of a prefix, a frame each."""
+        import torch
+
+        entries = []
+        for frame, length in enumerate(prefix.lengths.tolist()):
+            pairs = [torch.stack([each[frame, :length] for each in pair]) for pair in zip(prefix.keys, prefix.values, strict=True)]
+            entries.append(self._kept(torch.stack(pairs)))
+        return entries
 
     def _compute(self, batch: Batch, vision: Tensor, bf16: bool | None = None) -> Prefix:
         """The prefix of a batch from its vision embeddings, not rounded."""

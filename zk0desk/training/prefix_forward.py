@@ -217,8 +217,8 @@ def _expert(expert: Any, layers: Sequence[Layer], heads: Heads, prefix: Prefix, 
     for layer, fixed_keys, fixed_values in zip(layers, prefix.keys, prefix.values, strict=True):
         attention = layer.vlm.self_attn
         normal = layer.vlm.input_layernorm(state).to(attention.q_proj.weight.dtype)
-        keys = torch.cat([fixed_keys, _turned(attention.k_proj(normal), state_turn, heads)], dim=1)
-        values = torch.cat([fixed_values, attention.v_proj(normal)], dim=1)
+        state_key, state_value = _turned(attention.k_proj(normal), state_turn, heads), attention.v_proj(normal)
+        keys, values = torch.cat([fixed_keys, state_key], dim=1), torch.cat([fixed_values, state_value], dim=1)
         if layer.expert is not None:
             own_attention = layer.expert.self_attn
             own_normal = layer.expert.input_layernorm(actions).to(own_attention.q_proj.weight.dtype)
@@ -229,14 +229,19 @@ def _expert(expert: Any, layers: Sequence[Layer], heads: Heads, prefix: Prefix, 
                 attended = _attend(query, all_keys, all_values, heads, joint_mask)
             else:
                 query = _query(own_attention.q_proj(own_normal), cross_turn, heads)
-                read_keys = own_attention.k_proj(keys.to(own_attention.k_proj.weight.dtype))
-                read_values = own_attention.v_proj(values.to(own_attention.v_proj.weight.dtype))
+                read_keys = _read(own_attention.k_proj, fixed_keys, state_key)
+                read_values = _read(own_attention.v_proj, fixed_values, state_value)
                 attended = _attend(query, read_keys, read_values, heads, seen)
             actions = _after_attention(layer.expert, actions, attended)
         if layer is not layers[-1]:
             query = _query(attention.q_proj(normal), state_turn, heads)
             state = _after_attention(layer.vlm, state, _attend(query, keys, values, heads, seen))
     return expert.norm(actions)
+
+
+def _read(projection: nn.Module, fixed: Tensor, state: Tensor) -> Tensor:
+    """What the expert makes of keys or values. Apart, as those of the prefix need no gradient of their own."""
+    return torch.cat([projection(each.to(projection.weight.dtype)) for each in (fixed, state)], dim=1)
 
 
 def _masks(prefix: Prefix, count: int, chunk: int, heads: Heads) -> tuple[Tensor | None, Tensor]:
