@@ -258,13 +258,19 @@ class Journal:
 
     def mu_changes(self, run: str) -> list[events.MuChanged]:
         """When the node's own rule changed mu in a run, and why, in order. Of a round that was made again, the last time counts."""
-        rows = self._connection().execute("SELECT json FROM log WHERE event = 'mu-changed' ORDER BY id")
         found: dict[tuple[int, int], events.MuChanged] = {}
-        for row in rows:
-            event = events.Event.from_json(json.loads(row["json"]))
+        for event in self.told("mu-changed"):
             if isinstance(event, events.MuChanged) and event.run == run:
                 found[event.round, event.step] = event
         return [found[key] for key in sorted(found)]
+
+    def told(self, *names: str, since: float = 0.0, newest: int = 0) -> list[events.Event]:
+        """Events of these names that came since the Unix time `since`, in their order; of more than `newest` the last ones (0: all)."""
+        marks = ", ".join("?" for _ in names)
+        rows = self._connection().execute(
+            f"SELECT json FROM log WHERE event IN ({marks}) AND time >= ? ORDER BY id DESC LIMIT ?", (*names, since, newest or -1)
+        )
+        return [events.Event.from_json(json.loads(row["json"])) for row in rows.fetchall()[::-1]]
 
     def ledger(self, search: str = "", limit: int = 1000) -> list[LedgerEntry]:
         """The newest messages first; `search` looks in kind, peer, run, contents and outcome."""

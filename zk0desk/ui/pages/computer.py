@@ -18,6 +18,7 @@ from zk0desk.ui.pages.devices_card import DevicesCard
 from zk0desk.ui.pages.how_it_trains_card import HowItTrainsCard
 from zk0desk.ui.pages.hub_dialog import open_hub_dialog
 from zk0desk.ui.pages.network_card import NetworkCard
+from zk0desk.ui.pages.prepared_card import PreparedCard
 from zk0desk.ui.pages.round_time_card import RoundTimeCard
 from zk0desk.ui.widgets import (
     Badge,
@@ -86,9 +87,10 @@ class ComputerPage(QWidget):
 
         self.how = HowItTrainsCard(model)
         self.round_time = RoundTimeCard(model)
+        self.prepared = PreparedCard(model)
         self.devices = DevicesCard()
         self.network = NetworkCard(model)
-        for card in (self.how, self.round_time, self.devices, self.network):
+        for card in (self.how, self.round_time, self.prepared, self.devices, self.network):
             column.addWidget(card)
 
         seen = Card("What is here")
@@ -112,6 +114,7 @@ class ComputerPage(QWidget):
             self._looked = True
             QTimer.singleShot(0, self, self.look)
         QTimer.singleShot(0, self.round_time, self.round_time.refresh)
+        QTimer.singleShot(0, self.prepared, self.prepared.refresh)
 
     # --- looking
 
@@ -125,6 +128,7 @@ class ComputerPage(QWidget):
     def _settings_changed(self) -> None:
         if self._looked:
             self.round_time.refresh()
+            self.prepared.refresh()
         asked = self._question()
         if not self._looked:
             return
