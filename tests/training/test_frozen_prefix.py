@@ -151,8 +151,7 @@ def test_that_the_step_under_autocast_is_as_close_to_float32_as_lerobots(tiny: T
         assert difference(gradients(tiny, FrozenPrefix(tiny, level, bf16=True).loss(*drawn)), exact) < 1.5 * rounding
 
 
-@pytest.mark.parametrize("level", LEVELS)
-def test_that_a_hundred_steps_end_where_lerobots_end(demo_policy: Path, tmp_path: Path, level: Level):
+def test_that_a_hundred_steps_end_where_lerobots_end(demo_policy: Path, tmp_path: Path):
     def trained(step: Any, flip: bool) -> list[torch.Tensor]:
         policy = a_policy(demo_policy, tmp_path / f"{len(list(tmp_path.iterdir()))}")
         start = [parameter.detach().clone() for parameter in policy.parameters]
@@ -168,7 +167,8 @@ def test_that_a_hundred_steps_end_where_lerobots_end(demo_policy: Path, tmp_path
         return [after.detach() - before for after, before in zip(policy.parameters, start, strict=True)]
 
     lerobot = lambda policy: lambda batch, noise, time: policy.policy.forward(dict(batch), noise=noise, time=time)[0]  # noqa: E731
-    ours = lambda policy: FrozenPrefix(policy, level, storage="float32").loss  # noqa: E731
-    plain, turned, found = trained(lerobot, False), trained(lerobot, True), trained(ours, False)
+    plain, turned = trained(lerobot, False), trained(lerobot, True)
     own = difference((1.0, list(turned)), (1.0, list(plain)))
-    assert difference((1.0, list(found)), (1.0, list(plain))) < max(3 * own, 1e-4)
+    for level in LEVELS:
+        found = trained(lambda policy, level=level: FrozenPrefix(policy, level, storage="float32").loss, False)
+        assert difference((1.0, list(found)), (1.0, list(plain))) < 2 * own, level

@@ -41,10 +41,10 @@ EXACT = 1e-4
 """Relative difference to LeRobot's loss and gradients, computed in the policy's own precision, that is not yet a fault.
 
 Sound is a hundredth of it; the smallest of the faults that the tests try makes sixteen times of it."""
-STORED = {"float64": EXACT, "float32": EXACT, "float16": 1e-3, "bfloat16": 1e-2}
-"""The same with entries that were rounded for storage."""
-AUTOCAST = 1e-1
-"""The same where all is computed in bfloat16: LeRobot's own forward then differs by 1e-2 from itself."""
+STORED = {"float64": EXACT, "float32": EXACT, "float16": 5e-3, "bfloat16": 4e-2}
+"""The same with entries that were rounded for storage. At full size 3e-5 and 3e-4 are usual, with a tiny policy up to 8e-4 and 8e-3."""
+AUTOCAST = 2e-1
+"""The same where all is computed in bfloat16: LeRobot's own forward then differs from float32 by 1e-2, of a tiny policy by 4e-2."""
 CHECKED_FRAMES = 2
 
 
