@@ -69,7 +69,7 @@ def test_a_pause_and_a_cancel_reach_the_process(card: PreparedCard, qtbot) -> No
     press(qtbot, card.now.begin)
     press(qtbot, card.now.pause)  # before it has begun to compute
     qtbot.waitUntil(lambda: card.now.bar.maximum() == 80, timeout=60_000)
-    assert card.now.pause.text() == "Res&ume" and "Paused" in card.now.state.text()
+    assert card.now.pause.text() == "R&esume" and "Paused" in card.now.state.text()
     press(qtbot, card.now.cancel)
     qtbot.waitUntil(lambda: card.now.process is None, timeout=20_000)
     assert "Stopped. What is done stays" in card.now.state.text() and card.now.begin.isVisible()

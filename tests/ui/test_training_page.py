@@ -20,10 +20,11 @@ from zk0desk.control import NodeControl
 from zk0desk.federation.node_state import NodeState
 from zk0desk.ui import theme
 from zk0desk.ui.all_runs import AllRuns
+from zk0desk.ui.durations import duration
 from zk0desk.ui.model import AppModel
 from zk0desk.ui.pages.training import TrainingPage
 from zk0desk.ui.plots import number
-from zk0desk.ui.run_data import SMOOTHED, RunData, Smoothed, Track, duration
+from zk0desk.ui.run_data import SMOOTHED, RunData, Smoothed, Track
 from zk0desk.ui.save_policy import SavePolicy
 
 BEGAN = 1_700_000_000.0

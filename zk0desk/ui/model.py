@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +86,8 @@ class AppModel(QObject):
         self._thread: NodeThread | None = None
         self._federation = ""
         self._loaded: set[str] = set()
+        self._states: deque[events.NodeStateChanged] = deque(maxlen=256)
+        """What the node did since its last update."""
         self.live_run: RunData | None = None
         """The run that the node takes part in, or took part in last, since this window was opened."""
         what, why, then = SENTENCES[NodeState.IDLE]
@@ -192,6 +195,10 @@ class AppModel(QObject):
     def _keep(self, batch: list[events.Event]) -> None:
         begin = 0
         for index, event in enumerate(batch):
+            if isinstance(event, events.NodeStateChanged):
+                self._states.append(event)
+            elif isinstance(event, events.UpdateSent):
+                self._states.clear()
             run = getattr(event, "run", "") if isinstance(event, events.RoundStarted | events.FederationMetrics) else ""
             if run and (self.live_run is None or self.live_run.run != run):
                 if self.live_run is not None:
@@ -201,6 +208,7 @@ class AppModel(QObject):
 
                 self.live_run = RunData(run)
                 self.live_run.title = self._federation
+                self.live_run.parts.take_all(self._states)  # a run's first message is received before its name is known
             if isinstance(event, events.RoundStarted) and self.live_run is not None and run not in self._loaded:
                 self._loaded.add(run)
                 self._load_earlier(self.live_run, event.round, event.done)

@@ -10,7 +10,7 @@ from typing import Any
 from PySide6.QtCore import QObject, QProcess, Signal
 
 from zk0desk.events import Event
-from zk0desk.ui.run_data import duration
+from zk0desk.ui.durations import duration
 
 
 class PrepareProcess(QObject):

@@ -16,6 +16,8 @@ import numpy as np
 
 from zk0desk import events
 from zk0desk.federation.node_state import NodeState
+from zk0desk.ui.durations import duration
+from zk0desk.ui.round_parts import RoundParts
 
 if TYPE_CHECKING:
     from zk0desk.journal import Journal
@@ -207,21 +209,6 @@ class MuMark:
     words: str
 
 
-def duration(seconds: float) -> str:
-    """Words for a length of time: `40 s`, `6 min`, `3 h 20 min`, `2 d 4 h`."""
-    seconds = max(0.0, seconds)
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 24:
-        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
-    days, hours = divmod(hours, 24)
-    return f"{days} d {hours} h" if hours else f"{days} d"
-
-
 class RunData:
     """One run, from events or from the journal."""
 
@@ -237,6 +224,8 @@ class RunData:
         self.rounds: dict[int, Round] = {}
         self.bands: list[Band] = []
         self.mu_marks: list[MuMark] = []
+        self.parts = RoundParts()
+        """Where the time of each round goes."""
         self.kept: events.RoundKept | None = None
         """When the middle of a round was kept on disk last."""
         self.current: Round | None = None
@@ -261,10 +250,11 @@ class RunData:
         self._append()
 
     def _take(self, event: events.Event) -> None:
+        if isinstance(event, events.StepDone):
+            self._pending.append(event)
+            return
+        self.parts.take(event)
         match event:
-            case events.StepDone():
-                self._pending.append(event)
-                return
             case events.RoundStarted():
                 self._append()
                 self._start(event)
@@ -379,7 +369,9 @@ class RunData:
             columns = {name: np.array([row[name] for row in rows], np.float64) for name in COLUMNS}
             data._extend(columns, [row["time"] for row in rows], [row["round"] for row in rows], [row["step"] for row in rows])
         numbers = data.round_of.values
-        for row in journal.rounds(run):
+        kept = journal.rounds(run)
+        data.parts.read(journal, run, [row for row in kept if not before_round or row["round"] < before_round])
+        for row in kept:
             if before_round and row["round"] >= before_round + bool(and_steps):
                 continue
             first = int(np.searchsorted(numbers, row["round"]))
@@ -408,6 +400,7 @@ class RunData:
         marks = [MuMark(mark.at + shift, mark.raised, mark.words) for mark in self.mu_marks]
         self._cut(0)
         self.mu_marks = [*earlier.mu_marks, *marks]
+        self.parts.merge(earlier.parts)
         for band in self.bands:
             band.at += shift
         both = {name: np.concatenate([earlier.tracks[name].values, own[name]]) for name in COLUMNS}

@@ -10,9 +10,9 @@ from PySide6.QtWidgets import QHBoxLayout, QProgressBar, QVBoxLayout, QWidget
 from zk0desk.errors import OperatorError
 from zk0desk.events import Event, Notice, PrefixChosen, Prepared
 from zk0desk.ui import theme
+from zk0desk.ui.durations import duration
 from zk0desk.ui.model import AppModel
 from zk0desk.ui.prepare_process import PrepareProcess
-from zk0desk.ui.run_data import duration
 from zk0desk.ui.widgets import Caption, LinkButton, SecondaryButton, Text
 
 NOT_KNOWN = "What it takes and gains here is not known yet. Finding out loads the policy, and computes nothing."
@@ -49,10 +49,10 @@ class PrepareNow(QWidget):
         row.setSpacing(theme.SPACE_2)
         self.state = Text("", "muted")
         row.addWidget(self.state, 1)
-        self.look = LinkButton("What &would it take?", "magnify", lambda: self.start(look=True))
+        self.look = LinkButton("What wou&ld it take?", "magnify", lambda: self.start(look=True))
         self.begin = SecondaryButton("Prepare no&w", "play-circle-outline", self.start)
-        self.pause = SecondaryButton("Pa&use", "pause", self._pause)
-        self.cancel = SecondaryButton("&Cancel", "", self._cancel)
+        self.pause = SecondaryButton("Paus&e", "pause", self._pause)
+        self.cancel = SecondaryButton("Cance&l", "", self._cancel)
         for button in (self.look, self.begin, self.pause, self.cancel):
             row.addWidget(button)
         column.addLayout(row)
@@ -138,7 +138,7 @@ class PrepareNow(QWidget):
         self.state.setText("Loading the policy.")
         self.bar.setRange(0, 0)
         self.bar.show()
-        self.pause.set_text("Pa&use")
+        self.pause.set_text("Paus&e")
         self.refresh()
         self.process.start()
 
@@ -173,7 +173,7 @@ class PrepareNow(QWidget):
         if self.process is None:
             return
         self.process.pause(not self.process.paused)
-        self.pause.set_text("Res&ume" if self.process.paused else "Pa&use")
+        self.pause.set_text("R&esume" if self.process.paused else "Paus&e")
         self.pause.set_icon("play" if self.process.paused else "pause")
         if self.process.paused:
             self.state.setText(f"Paused. {self.state.text()}".strip())

@@ -59,7 +59,7 @@ class PreparedCard(Card):
         self.body.addWidget(self.list)
         line = QHBoxLayout()
         self.answer = Text("", "muted")
-        self.remove_all = LinkButton("Remove &all", "delete-outline", lambda: self.remove(None))
+        self.remove_all = LinkButton("Remove all", "delete-outline", lambda: self.remove(None))
         self.remove_all.setAccessibleName("Remove all prepared frames")
         line.addWidget(self.answer, 1)
         line.addWidget(self.remove_all)

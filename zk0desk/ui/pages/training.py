@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING
 
 from PySide6.QtCore import Qt, QTimer
 from PySide6.QtGui import QHideEvent, QShowEvent
-from PySide6.QtWidgets import QFileDialog, QHBoxLayout, QMenu, QSizePolicy, QStackedLayout, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QFileDialog, QHBoxLayout, QMenu, QStackedLayout, QVBoxLayout, QWidget
 
 from zk0desk import events
 from zk0desk.federation.node_state import NodeState
 from zk0desk.ui import theme
+from zk0desk.ui.durations import duration, duration_short
 from zk0desk.ui.model import AppModel
-from zk0desk.ui.plots import ROUND_SERIES, SERIES, LegendSign, RoundPlot, StepPlot, number
-from zk0desk.ui.run_data import SMOOTHED, RunData, duration
+from zk0desk.ui.pages.rounds_card import RoundsCard, legend
+from zk0desk.ui.plots import SERIES, LegendSign, StepPlot, number
+from zk0desk.ui.run_data import SMOOTHED, RunData
 from zk0desk.ui.widgets import (
     Banner,
-    Caption,
     Card,
     ElidedLabel,
     EmptyState,
@@ -41,15 +42,6 @@ REFRESH_MS = 160
 """The plots are drawn at most six times a second."""
 PATIENCE = 25
 """Painting takes at most one part in so many of the window's time: on a busy computer the plots are drawn less often."""
-
-
-def legend(sign: QWidget, words: str) -> QHBoxLayout:
-    """A sign and its words."""
-    row = QHBoxLayout()
-    row.setSpacing(6)
-    row.addWidget(sign)
-    row.addWidget(Caption(words, wrap=False))
-    return row
 
 
 class TrainingPage(QWidget):
@@ -121,7 +113,9 @@ class TrainingPage(QWidget):
             row.addWidget(card, 1)
         column.addLayout(row)
         column.addWidget(self._steps_card(), 3)
-        column.addWidget(self._rounds_card(), 2)
+        self.rounds_card = RoundsCard()
+        self.round_plot = self.rounds_card.plot
+        column.addWidget(self.rounds_card, 2)
         return scrolled(content)
 
     def _steps_card(self) -> Card:
@@ -165,16 +159,6 @@ class TrainingPage(QWidget):
         self.plot.read.connect(self.reading.setText)
         return card
 
-    def _rounds_card(self) -> Card:
-        card = self.rounds_card = Card("Loss per round")
-        for _name, words, token, dash, symbol in ROUND_SERIES:
-            card.header.addLayout(legend(LegendSign(token, 1.0, 2, dash, symbol), words))
-        card.header.addStretch(1)
-        self.round_plot = RoundPlot()
-        card.body.addWidget(self.round_plot, 1)
-        card.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
-        return card
-
     # --- which run
 
     def show_live(self) -> None:
@@ -196,7 +180,7 @@ class TrainingPage(QWidget):
     def _show(self, data: RunData | None) -> None:
         self.data = data
         self.plot.show_data(data)
-        self.round_plot.show_data(data)
+        self.rounds_card.show_data(data)
         self.refresh()
 
     def show_series(self, column: str) -> None:
@@ -229,7 +213,7 @@ class TrainingPage(QWidget):
         if self._layers.currentIndex() != int(known):
             self._layers.setCurrentIndex(int(known))
         self.plot.draw()
-        self.round_plot.draw()
+        self.rounds_card.draw()
         busy = round(1000 * PATIENCE * (self.plot.cost + self.round_plot.cost))
         self._timer.setInterval(min(max(REFRESH_MS, busy), 1000))
         self._ticks += 1
@@ -410,10 +394,3 @@ def size(count: int) -> str:
         if count >= unit:
             return f"{number(count / unit)} {name}"
     return f"{number(count / 1e6)} MB"
-
-
-def duration_short(seconds: float) -> str:
-    """`120 ms`, `1.7 s`."""
-    if not math.isfinite(seconds):
-        return "-"
-    return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.1f} s" if seconds < 90 else duration(seconds)
