@@ -17,6 +17,7 @@ from zk0desk import events
 from zk0desk.settings import Cache, ChosenRecording, Policy, Recordings, Settings
 from zk0desk.training.prefix_cache import PrefixCache
 from zk0desk.ui.model import AppModel
+from zk0desk.ui.pages.prepare_now import NOT_KNOWN
 from zk0desk.ui.pages.prepared_card import PreparedCard
 
 CHOSEN = events.PrefixChosen(
@@ -58,6 +59,12 @@ def test_frames_are_prepared_in_a_process_of_its_own(card: PreparedCard, model: 
     said = words(card)
     assert "80 of 80 frames are prepared" in said and "times as fast as in LeRobot's own step" in said
     assert "level P" in said and "80 of 80 frames" in said
+    opened_again = PreparedCard(model)
+    qtbot.addWidget(opened_again)
+    opened_again.show()
+    opened_again.refresh()
+    settle(qtbot)
+    assert card.now.choice.text() == opened_again.now.choice.text() != NOT_KNOWN
     press(qtbot, next(each for each in card.findChildren(QPushButton) if each.text() == "Remove"))
     settle(qtbot)
     settle(qtbot)

@@ -46,6 +46,19 @@ def prepared_facts(cache: Cache, journal: Path | None = None) -> PreparedFacts:
     return PreparedFacts(usage, _by_recording(shelves), sum(each.damaged for each in shelves), chosen, times)
 
 
+def bytes_kept(cache: Cache, path: Path) -> int:
+    """Bytes that are kept of the recording at `path`. Call it in the background."""
+    resolved = path.expanduser().resolve()
+    with _open(cache) as kept:
+        found = _by_recording(kept.shelves())
+    return sum(each.bytes for each in found if each.path is not None and each.path.expanduser().resolve() == resolved)
+
+
+def size_words(count: float) -> str:
+    """`16.1 MB`, `4.3 GB`."""
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+
+
 def remove_prepared(cache: Cache, path: Path | None) -> Cleared:
     """Remove what is kept of the recording at `path`, or of all of them. Call it in the background."""
     with _open(cache) as kept:

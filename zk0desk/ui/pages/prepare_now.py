@@ -10,6 +10,7 @@ from PySide6.QtWidgets import QHBoxLayout, QProgressBar, QVBoxLayout, QWidget
 from zk0desk.errors import OperatorError
 from zk0desk.events import Event, Notice, PrefixChosen, Prepared
 from zk0desk.ui import theme
+from zk0desk.ui.background import in_background
 from zk0desk.ui.durations import duration
 from zk0desk.ui.model import AppModel
 from zk0desk.ui.prepare_process import PrepareProcess
@@ -151,6 +152,7 @@ class PrepareNow(QWidget):
         match event:
             case PrefixChosen():
                 self.show_choice(event)
+                self._keep(event)
             case Prepared():
                 self._first = self._first or event
                 self.bar.setRange(0, max(1, event.frames))
@@ -159,6 +161,14 @@ class PrepareNow(QWidget):
                     self.state.setText(self._words(event))
             case Notice():
                 self.state.setText(f"{event.what} {event.why}")
+
+    def _keep(self, event: PrefixChosen) -> None:
+        """Keep the answer in the journal, so that it is there when the window is opened again."""
+        try:
+            journal = self._model.journal
+        except OperatorError:
+            return  # the journal's trouble is told where it matters; the answer is shown all the same
+        in_background(self, lambda: journal.record(event), lambda _nothing: None)
 
     def _words(self, event: Prepared) -> str:
         words = f"{event.done:,} of {event.frames:,} frames"

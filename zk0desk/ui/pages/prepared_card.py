@@ -16,7 +16,7 @@ from zk0desk.ui.background import in_background
 from zk0desk.ui.model import AppModel
 from zk0desk.ui.pages.choice_box import ChoiceBox
 from zk0desk.ui.pages.prepare_now import PrepareNow
-from zk0desk.ui.prepared_facts import KeptRecording, PreparedFacts, prepared_facts, remove_prepared
+from zk0desk.ui.prepared_facts import KeptRecording, PreparedFacts, prepared_facts, remove_prepared, size_words
 from zk0desk.ui.widgets import Caption, Card, ElidedLabel, KeyValueGrid, LinkButton, Text
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class PreparedCard(Card):
         remove.setVisible(kept.path is not None)
         remove.setEnabled(not kept.in_use)
         remove.setToolTip("The running node uses them." if kept.in_use else "The recording stays; its frames can be prepared again.")
-        words = (f"level {kept.level}", f"{kept.filled:,} of {kept.frames:,} frames", _size(kept.bytes), used)
+        words = (f"level {kept.level}", f"{kept.filled:,} of {kept.frames:,} frames", size_words(kept.bytes), used)
         self._rows.addWidget(name, row, 0)
         for column, text in enumerate(words, 1):
             self._rows.addWidget(Text(text, "muted", wrap=False), row, column)
@@ -149,13 +149,18 @@ class PreparedCard(Card):
 
 def removed_words(cleared: Cleared) -> str:
     """What a removal did, in words; "" when there was nothing."""
-    said = f"{_size(cleared.bytes)} of prepared frames were removed." if cleared.removed else ""
+    said = f"{size_words(cleared.bytes)} of prepared frames were removed." if cleared.removed else ""
     return f"{said} Those that a running node uses stay.".strip() if cleared.in_use else said
 
 
 def _rows_of(facts: PreparedFacts) -> list[tuple[str, str]]:
     usage = facts.usage
-    rows = [("Size", f"{_size(usage.bytes)} of a budget of {_size(usage.budget)}; {_size(usage.disk_free)} are free on that disk")]
+    rows = [
+        (
+            "Size",
+            f"{size_words(usage.bytes)} of a budget of {size_words(usage.budget)}; {size_words(usage.disk_free)} are free on that disk",
+        )
+    ]
     if usage.shelves:
         rows.append(("Folder", usage.folder))
     times = facts.times
@@ -165,7 +170,3 @@ def _rows_of(facts: PreparedFacts) -> list[tuple[str, str]]:
         share = f"{times.hits / times.asked:.0%}"
         rows.append(("Found", f"{share} of the frames that the last round asked for: {times.hits:,} of {times.asked:,}"))
     return rows
-
-
-def _size(count: float) -> str:
-    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"

@@ -18,6 +18,7 @@ from zk0desk.ui.library import Library
 from zk0desk.ui.model import AppModel
 from zk0desk.ui.pages.curation_card import Curating
 from zk0desk.ui.pages.hub_dialog import open_hub_dialog
+from zk0desk.ui.pages.prepared_removal import PreparedRemoval
 from zk0desk.ui.pages.recording_details import RecordingActions, RecordingDetails
 from zk0desk.ui.pages.recording_list import RecordingList
 from zk0desk.ui.pages.recording_words import thousands
@@ -66,6 +67,8 @@ class RecordingsPage(QWidget):
         self.banner = Banner("error")
         self.banner.hide()
         outer.addWidget(self.banner)
+        self.prepared_removal = PreparedRemoval(model)
+        outer.addWidget(self.prepared_removal)
         holder = QWidget()
         self._layers = QStackedLayout(holder)
         self.empty = EmptyState(
@@ -115,6 +118,7 @@ class RecordingsPage(QWidget):
         if settings is None:
             return
         self.banner.hide()
+        self.prepared_removal.begin()
         self._folders = settings.recordings.folders
         self.header.set_answer("Looking for recordings…")
         self.library.look(settings)
