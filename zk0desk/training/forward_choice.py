@@ -158,7 +158,7 @@ class ForwardChoice:
         """Two frames against LeRobot's forward, in loss and gradients; "" or what is wrong."""
         if self._prefix is None:
             return ""
-        places = self._frames.alike(range(min(len(self._frames), 64)))[0][:CHECKED]
+        places = self._checked_frames()
         batch = to_device(self._frames.batch(places), self._policy.device)
         noise, time = (drawn.to(self._policy.device) for drawn in draw_noise(self._policy, len(places), "self-check"))
         self._check()
@@ -168,6 +168,17 @@ class ForwardChoice:
             return ""
         off = max(found.exact, found.stored)
         return f"Its step differs from LeRobot's on two frames ({off:.1g}, at most {found.limit:.1g}) at level {self._prefix.level}."
+
+    def _checked_frames(self) -> list[int]:
+        """Two frames that are alike, with different tasks if there are such: only then is one padded."""
+        group = self._frames.alike(range(len(self._frames)))[0]
+
+        def task(index: int) -> str:
+            table, row = self._frames.locate(index)
+            return table.tasks[row]
+
+        other = next((index for index in group if task(index) != task(group[0])), None)
+        return group[:CHECKED] if other is None else [group[0], other]
 
     def _free(self) -> None:
         """When every frame has its entry, neither pictures nor the parts of the backbone that see them are needed."""

@@ -13,6 +13,8 @@ BATCH = 64
 LARGE_POLICY = 50_000_000
 """From this many parameters on, a CPU computes two frames at once: no operation then takes long, and Stop is quick."""
 LARGE_AT_ONCE = 2
+PREPARED_AT_ONCE = 8
+"""So many instead where frames are prepared (levels V and P): an operation is then a seventh as long, or less."""
 ACTIVATIONS_PER_FRAME = 220e6
 """Bytes of saved activations for one frame with two cameras at full size, in fp32."""
 BF16_SHARE = 0.6

@@ -29,7 +29,7 @@ from zk0desk.training.frames import ahead
 from zk0desk.training.memory_reserve import frames_at_once
 from zk0desk.training.noise import draw_noise
 from zk0desk.training.optimiser import CLIP_NORM, LocalOptimiser
-from zk0desk.training.policy_size import LARGE_AT_ONCE, LARGE_POLICY
+from zk0desk.training.policy_size import LARGE_AT_ONCE, LARGE_POLICY, PREPARED_AT_ONCE
 from zk0desk.training.progress import Keeper, Progress
 from zk0desk.training.round_clock import RoundClock
 from zk0desk.training.round_metrics import round_metrics
@@ -83,6 +83,7 @@ class LocalTrainer:
         self._frames = policy.frames_of(recordings)
         large = policy.files.parameters >= LARGE_POLICY and self._device.type == "cpu"
         wanted = micro_batch or (LARGE_AT_ONCE if large else 0)
+        self._may_take_more = large and not micro_batch and not memory_free
         self._gradients = BatchGradients(
             policy,
             self._frames,
@@ -217,6 +218,9 @@ class LocalTrainer:
         visits = max(1, plan.rounds - plan.round + 1) * steps * plan.batch_size / max(1, self.frames)
         level, self._level = self._level, ""
         self._gradients.forward = self._choice.begin(plan.run, visits, level)
+        # A step over prepared frames takes a quarter of the memory, and more frames at once make it a quarter faster.
+        if self._may_take_more and not level and self._gradients.forward.level in ("V", "P") and self._gradients.micro == LARGE_AT_ONCE:
+            self._gradients.micro = PREPARED_AT_ONCE
 
     def _begin_optimiser(self, plan: RoundPlan, shelf: RoundCheckpoint | None) -> None:
         found = self._optimiser.begin(plan, shelf)
