@@ -50,8 +50,8 @@ class HeldOut:
 class Evaluator:
     """Starts the process at once; loading torch and the policy overlaps with waiting for nodes.
 
-    `cache_gb` is what the prefix cache beside `scratch` may take. `processors` is where it writes the policy's processors with the held-out recordings' statistics, `scratch` a file
-    through which the weights go; one that a killed run left is overwritten.
+    `cache_gb` is what the prefix cache beside `scratch` may take. `processors` is where it writes the policy's processors with
+    the held-out recordings' statistics, `scratch` a file through which the weights go; one that a killed run left is overwritten.
     """
 
     def __init__(
