@@ -17,7 +17,6 @@ from zk0desk import events
 from zk0desk.settings import Cache, ChosenRecording, Policy, Recordings, Settings
 from zk0desk.training.prefix_cache import PrefixCache
 from zk0desk.ui.model import AppModel
-from zk0desk.ui.pages.prepare_now import NOT_KNOWN
 from zk0desk.ui.pages.prepared_card import PreparedCard
 
 CHOSEN = events.PrefixChosen(
@@ -51,7 +50,7 @@ def press(qtbot, button: QPushButton) -> None:
 
 
 def test_frames_are_prepared_in_a_process_of_its_own(card: PreparedCard, model: AppModel, qtbot) -> None:
-    assert "not known yet" in words(card) and card.now.begin.isEnabled()
+    assert "for 80 frames" in card.now.choice.text() and "Estimated from the files" in words(card) and card.now.look.isVisible()
     press(qtbot, card.now.begin)
     assert card.now.pause.isVisible() and not card.now.begin.isVisible()
     qtbot.waitUntil(lambda: card.now.process is None, timeout=60_000)
@@ -64,7 +63,7 @@ def test_frames_are_prepared_in_a_process_of_its_own(card: PreparedCard, model: 
     opened_again.show()
     opened_again.refresh()
     settle(qtbot)
-    assert card.now.choice.text() == opened_again.now.choice.text() != NOT_KNOWN
+    assert card.now.choice.text() == opened_again.now.choice.text() and "Estimated" not in words(opened_again)
     press(qtbot, next(each for each in card.findChildren(QPushButton) if each.text() == "Remove"))
     settle(qtbot)
     settle(qtbot)

@@ -17,7 +17,7 @@ from zk0desk.control import NodeControl
 from zk0desk.errors import OperatorError, SettingsError
 from zk0desk.events import Notice, PrefixChosen, Prepared, Sink
 from zk0desk.settings import Cache, Settings
-from zk0desk.training.cached_forward import CachedForward
+from zk0desk.training.cached_forward import THERE, CachedForward
 from zk0desk.training.container_limits import usable_cores
 from zk0desk.training.devices import choose_device, out_of_memory, release_unused, wants_bf16
 from zk0desk.training.forward_choice import ForwardChoice
@@ -165,10 +165,11 @@ class _Filling:
                 if self._control.paused:
                     self._paused += self._control.hold()
                 self._control.check()
+                there = int(data[THERE].sum())  # another process prepares them too
                 beyond = self._fill(data, indices)
                 kept = len(indices) - len(self._forward.missing(indices))
                 self._done += kept
-                self.computed += kept
+                self.computed += max(0, kept - there)
                 vain = 0 if kept or beyond else vain + 1
                 if vain and (self._full() or vain == TRIES):
                     self.why = self.why or "Entries cannot be written into the cache's folder."

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from zk0desk import events, folders
 
 if TYPE_CHECKING:
-    from zk0desk.settings import Cache
+    from zk0desk.settings import Cache, Settings
     from zk0desk.training.prefix_cache import Cleared, PrefixCache, ShelfFacts, Usage
 
 
@@ -29,21 +29,33 @@ class KeptRecording:
 
 @dataclass(frozen=True)
 class PreparedFacts:
-    """`chosen` and `times` are what the last run and the last round said, where there were any. `damaged`: shelves that nobody can read."""
+    """`chosen` and `times` are what the last run or look, and the last round said, where there were any.
+
+    `estimate` is what a run would probably choose now. `damaged`: shelves that nobody can read.
+    """
 
     usage: Usage
     recordings: tuple[KeptRecording, ...]
     damaged: int
+    estimate: events.PrefixChosen | None = None
     chosen: events.PrefixChosen | None = None
     times: events.RoundTimes | None = None
 
 
-def prepared_facts(cache: Cache, journal: Path | None = None) -> PreparedFacts:
-    """Look into the cache's folder and the journal. Takes a moment: call it in the background."""
-    with _open(cache) as kept:
+def prepared_facts(settings: Settings, journal: Path | None = None) -> PreparedFacts:
+    """Look into the cache's folder, the journal, and the files of what is chosen. Takes a moment: call it in the background."""
+    from zk0desk.training.prefix_estimate import estimated_choice
+
+    with _open(settings.cache) as kept:
         usage, shelves = kept.usage(), kept.shelves()
     chosen, times = _last_said(journal or folders.journal_file())
-    return PreparedFacts(usage, _by_recording(shelves), sum(each.damaged for each in shelves), chosen, times)
+    guess = estimated_choice(settings)
+    estimate = None
+    if guess is not None:
+        estimate = events.PrefixChosen(
+            run="", level=guess.level, reason=guess.reason, bytes=guess.bytes, share=guess.share, gain=guess.gain, larger=guess.larger
+        )
+    return PreparedFacts(usage, _by_recording(shelves), sum(each.damaged for each in shelves), estimate, chosen, times)
 
 
 def bytes_kept(cache: Cache, path: Path) -> int:

@@ -108,15 +108,23 @@ class PrepareNow(QWidget):
     def show_choice(self, chosen: PrefixChosen | None) -> None:
         """Show what is kept on this computer, why, and what it gains; None: nobody asked yet."""
         self._known = chosen
+        self.look.setVisible(chosen is None and self.process is None)
+        self._show(chosen)
+
+    def show_estimate(self, estimate: PrefixChosen | None) -> None:
+        """Show what would probably be kept; the policy itself can still be asked."""
+        self._show(estimate, "Estimated from the files; the policy itself can be asked.")
+
+    def _show(self, chosen: PrefixChosen | None, about: str = "") -> None:
         if chosen is None:
             self.choice.setText(NOT_KNOWN)
             self.larger.hide()
             return
         gain = f" A visit of a frame is expected to be about {chosen.gain:.1f} times as fast as in LeRobot's own step."
         self.choice.setText(chosen.reason + (gain if chosen.gain > 1 else ""))
-        self.larger.setText(chosen.larger)
-        self.larger.setVisible(bool(chosen.larger))
-        self.look.hide()
+        said = f"{chosen.larger} {about}".strip()
+        self.larger.setText(said)
+        self.larger.setVisible(bool(said))
 
     def _settings_written(self) -> float:
         from zk0desk import folders

@@ -83,13 +83,15 @@ class PreparedCard(Card):
         self.now.refresh()
         self._turn += 1
         turn, journal = self._turn, self._model.journal_path
-        in_background(self, lambda: prepared_facts(settings.cache, journal), lambda facts: self._show(turn, facts))
+        in_background(self, lambda: prepared_facts(settings, journal), lambda facts: self._show(turn, facts))
 
     def _show(self, turn: int, facts: PreparedFacts) -> None:
         if turn != self._turn:
             return
         if facts.chosen is not None and self.now.unknown and not self.now.stale(facts.chosen.time):
             self.now.show_choice(facts.chosen)
+        elif self.now.unknown:
+            self.now.show_estimate(facts.estimate)
         self.grid.set_rows(_rows_of(facts))
         while item := self._rows.takeAt(0):
             if (widget := item.widget()) is not None:
