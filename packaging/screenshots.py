@@ -83,6 +83,11 @@ def _pictures(state: str, home: Path, width: int, height: int) -> None:
         for spec in PAGES:
             window.show_page(spec.page_id)
             _settle(app, SETTLE_S)
+            library = getattr(window.page(spec.page_id), "library", None)
+            for _ in range(30):
+                if library is None or not library.looking:
+                    break
+                _settle(app, 1.0)  # a picture of what was found, however busy the computer is
             target = PICTURES / f"{spec.page_id}-{state}-{choice}.png"
             if not window.grab().save(str(target)):
                 raise OSError(f"{target} cannot be written")

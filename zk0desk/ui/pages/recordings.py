@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from zk0desk.training.recordings import CheckResult, Finding, PolicyNeeds
 
 
+LOOKING = "Looking in your folders and in LeRobot's own. Add the folder that holds your recordings, or drop it here."
+NONE_FOUND = "No LeRobot recording was found. Add the folder that holds yours, or drop it here; it is only read, and it stays here."
+
+
 class RecordingsPage(QWidget):
     """The recordings that are found, and the ones that are chosen."""
 
@@ -73,7 +77,7 @@ class RecordingsPage(QWidget):
         self._layers = QStackedLayout(holder)
         self.empty = EmptyState(
             "video-vintage",
-            "No LeRobot recording was found. Add the folder that holds yours, or drop it here; it is only read, and it stays here.",
+            LOOKING,
             "Add folder",
             self._choose_folder,
         )
@@ -236,6 +240,7 @@ class RecordingsPage(QWidget):
 
     def _rebuild(self) -> None:
         chosen = self._chosen()
+        self.empty.sentence.setText(LOOKING if self.library.looking else NONE_FOUND)
         if self.results or not self.library.looking:
             self._layers.setCurrentIndex(1 if self.results else 0)
             self.go_on.setVisible(bool(self.results))  # an empty page has one button
