@@ -13,7 +13,7 @@ from tests.training.conftest import LocalNode, a_plan
 from zk0desk.events import Notice, StepDone
 from zk0desk.training.checkpoint import RoundCheckpoint
 from zk0desk.training.noise import draw_noise
-from zk0desk.training.optimiser import BETAS, CLIP_NORM, EPS, WEIGHT_DECAY, LocalOptimiser
+from zk0desk.training.optimiser import BETAS, CLIP_NORM, EPS, WEIGHT_DECAY, LocalOptimiser, clip
 from zk0desk.training.round_steps import steps_of
 
 MakeNode = Callable[..., LocalNode]
@@ -107,3 +107,17 @@ def test_that_another_run_starts_anew_and_a_later_round_without_moments_says_so(
     fresh = local_node().trainer.train(a_plan(run="another", round=2), first).delta
     assert np.array_equal(fresh, node.trainer.train(a_plan(run="another", round=2), first, shelf(tmp_path)).delta)
     assert [notice.code for notice in node.told(Notice)] == ["optimiser-fresh"]
+
+
+@pytest.mark.parametrize("norm", [0.5, 9.9999985, 10.0, 10.0000005, 25.0])
+def test_clipping_is_pytorchs_to_the_bit(norm: float):
+    draw = torch.Generator().manual_seed(4)
+    gradients = [torch.randn(shape, generator=draw) for shape in ((3, 4), (5,))]
+    scale = norm / float(torch.nn.utils.get_total_norm(gradients))
+    ours, theirs = ([torch.nn.Parameter(torch.zeros_like(each)) for each in gradients] for _ in "ab")
+    for parameters in (ours, theirs):
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient * scale
+    clip(ours)
+    torch.nn.utils.clip_grad_norm_(theirs, CLIP_NORM)
+    assert all(torch.equal(a.grad, b.grad) for a, b in zip(ours, theirs, strict=True))

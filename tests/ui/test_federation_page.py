@@ -114,9 +114,7 @@ def test_a_file_that_cannot_be_read_is_told(page: FederationPage, tmp_path: Path
     assert "cannot be read" in page.paste_problem.text()
 
 
-def test_join_waits_for_every_step_and_says_which_is_missing(
-    page: FederationPage, invitation: Invitation, tmp_path: Path, qtbot
-) -> None:
+def test_join_waits_for_every_step_and_says_which_is_missing(page: FederationPage, invitation: Invitation, tmp_path: Path, qtbot) -> None:
     page.take(invitation.to_line())
     page.agree.setChecked(True)
     assert not page.join.isEnabled()
@@ -192,9 +190,7 @@ def example(page: FederationPage, qtbot) -> ExampleDialog:
     return dialog
 
 
-def test_the_example_shows_this_operators_own_figures(
-    page: FederationPage, invitation: Invitation, demo_recording: Path, qtbot
-) -> None:
+def test_the_example_shows_this_operators_own_figures(page: FederationPage, invitation: Invitation, demo_recording: Path, qtbot) -> None:
     change(page.model, recordings=Recordings(chosen=(ChosenRecording(path=demo_recording, leave_out=(1,)),)))
     page.take(invitation.to_line())
     qtbot.waitUntil(lambda: page._key_known != "", timeout=20_000)

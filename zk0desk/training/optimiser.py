@@ -23,6 +23,16 @@ STATE = ("step", "exp_avg", "exp_avg_sq")
 """AdamW's state of a parameter."""
 
 
+def clip(parameters: Sequence[torch.nn.Parameter]) -> None:
+    """Scale the gradients together so that their norm is at most `CLIP_NORM`: as PyTorch does, but for multiplying by one."""
+    import torch
+
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if not float(norm) + 1e-6 <= CLIP_NORM:  # with what PyTorch adds to the norm that it divides by
+        torch.nn.utils.clip_grads_with_norm_(parameters, CLIP_NORM, norm)
+
+
 class LocalOptimiser:
     """The optimiser of `parameters`. `identity` is what makes kept moments fit: JSON values. One thread uses it."""
 

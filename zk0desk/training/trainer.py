@@ -28,7 +28,7 @@ from zk0desk.training.forward_choice import ForwardChoice
 from zk0desk.training.frames import ahead
 from zk0desk.training.memory_reserve import frames_at_once
 from zk0desk.training.noise import draw_noise
-from zk0desk.training.optimiser import CLIP_NORM, LocalOptimiser
+from zk0desk.training.optimiser import LocalOptimiser, clip
 from zk0desk.training.policy_size import LARGE_AT_ONCE, LARGE_POLICY, PREPARED_AT_ONCE
 from zk0desk.training.progress import Keeper, Progress
 from zk0desk.training.round_clock import RoundClock
@@ -309,7 +309,6 @@ class LocalTrainer:
 
     def _step(self, plan: RoundPlan, step: PlannedStep, steps: int, groups: Groups, progress: Progress) -> None:
         """One optimiser step, or a skipped one."""
-        import torch
 
         started, mu = time.monotonic(), progress.mu
         self._policy.policy.zero_grad(set_to_none=True)
@@ -324,7 +323,7 @@ class LocalTrainer:
         computed = time.perf_counter()
         proximal = add_proximal_gradient(self._policy.parameters, self._anchors, mu)
         # Clipping acts on the sum of both gradients.
-        torch.nn.utils.clip_grad_norm_(self._policy.parameters, CLIP_NORM)
+        clip(self._policy.parameters)
         self._optimiser.step()
         self._clock.optimiser += time.perf_counter() - computed
         progress.count(step, loss, norm, proximal)
