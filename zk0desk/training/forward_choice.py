@@ -16,7 +16,7 @@ from zk0desk.training.container_limits import usable_cores, usable_memory
 from zk0desk.training.disk_speed import disk_speed
 from zk0desk.training.forward import Forward, WholeForward
 from zk0desk.training.frames import Frames, to_device
-from zk0desk.training.frozen_prefix import FrozenPrefix
+from zk0desk.training.frozen_prefix import CHECKED_FRAMES, FrozenPrefix
 from zk0desk.training.noise import action_size, draw_noise
 from zk0desk.training.prefix_cache import KEEP_FREE, PrefixCache
 from zk0desk.training.prefix_level import CacheCase, LevelChoice, choose_level
@@ -27,8 +27,6 @@ from zk0desk.training.recording_content import pictures_digest
 if TYPE_CHECKING:
     from zk0desk.training.policy import TrainablePolicy
 
-CHECKED = 2
-"""Frames that are compared with LeRobot's forward at the start of a run."""
 TRAINING_SHARE = 0.5
 """Of the memory that is free now, what the cache is reckoned with: the rest is the training's."""
 
@@ -178,7 +176,7 @@ class ForwardChoice:
             return table.tasks[row]
 
         other = next((index for index in group if task(index) != task(group[0])), None)
-        return group[:CHECKED] if other is None else [group[0], other]
+        return group[:CHECKED_FRAMES] if other is None else [group[0], other]
 
     def _free(self) -> None:
         """When every frame has its entry, neither pictures nor the parts of the backbone that see them are needed."""

@@ -13,8 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from zk0desk.training.hardware_types import gigabytes
-
-Level = Literal["off", "N", "V", "P"]
+from zk0desk.training.prefix_rules import Level
 
 OPERATIONS = {"off": 500e9, "N": 500e9 / 1.12, "V": 500e9 / 7.3, "P": 500e9 / 16.8}
 """Floating-point operations of one visit of a frame at full size, two cameras."""
