@@ -14,9 +14,10 @@ import pytest
 from tests.federation.coordinator_parts import Events, TestNode, make_server, steady
 from zk0desk.control import NodeControl, Stopped
 from zk0desk.federation import updates
+from zk0desk.federation.aggregation import NothingLearned
 from zk0desk.federation.credentials import NodeKey
 from zk0desk.federation.run_record import records
-from zk0desk.federation.server_app import NothingLearned, run_rounds
+from zk0desk.federation.server_app import run_rounds
 from zk0desk.federation.superlink import RunningServer, start_server
 from zk0desk.training.policy_files import read_policy, trainable_weights
 

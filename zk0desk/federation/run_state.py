@@ -1,0 +1,71 @@
+"""What the parts of a run share on the coordinator's side: settings, record, the global weights, the connection, and how to wait."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from zk0desk.control import NodeControl
+from zk0desk.events import Sink
+from zk0desk.federation import updates
+from zk0desk.federation.run_record import open_record
+from zk0desk.federation.server_folder import ServerFolder, fingerprint_of
+from zk0desk.training import policy_files
+
+if TYPE_CHECKING:
+    from zk0desk.federation.grid import Grid, OnlineNode
+
+
+class RunState:
+    """A run of the server in `folder`: the last one where it stopped, or a new one.
+
+    `weights` are those of round `record.done`, flat float32; set them with `take`, which keeps `sha256` true. `grid` is set while the
+    SuperLink is connected.
+    """
+
+    def __init__(self, folder: ServerFolder, emit: Sink, control: NodeControl, rounds: int | None, fresh: bool) -> None:
+        self.folder, self.emit, self.control = folder, emit, control
+        self.settings = folder.settings()
+        self.rules = self.settings.rounds
+        self.base = folder.policy(self.settings)
+        self.files = policy_files.read_policy(self.base)
+        folder.running()  # before anything is written
+        self.record = open_record(
+            folder, federation=self.settings.federation, seed=self.rules.seed, rounds=rounds or self.rules.rounds,
+            policy_id=self.files.policy_id, fresh=fresh,
+        )  # fmt: skip
+        self.first = self.record.done + 1
+        """The first round that this process conducts."""
+        self.weights = np.empty(0, np.float32)
+        self.sha256 = ""
+        self.grid: Grid | None = None
+
+    def take(self, weights: np.ndarray) -> None:
+        """Make `weights` (flat float32) the global ones."""
+        self.weights, self.sha256 = weights, updates.weights_sha256(weights)
+
+    @property
+    def connected(self) -> Grid:
+        """The connection; an error in the program when there is none."""
+        if self.grid is None:
+            raise RuntimeError("not connected")
+        return self.grid
+
+    def online(self) -> list[OnlineNode]:
+        """Nodes that are online, in the order of their public keys."""
+        return [node for node in self.connected.nodes() if node.online]
+
+    def wait(self, seconds: float) -> None:
+        """Sleep, at most until the run is asked to stop, which raises `Stopped`."""
+        ends = time.monotonic() + seconds
+        while (left := ends - time.monotonic()) > 0:
+            self.control.check()
+            time.sleep(min(left, 0.1))
+
+
+def names(keys: Iterable[bytes]) -> list[str]:
+    """Fingerprints of public keys, in their order."""
+    return [fingerprint_of(key) for key in keys]
