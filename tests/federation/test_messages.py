@@ -16,6 +16,7 @@ from zk0desk.federation.messages import (
     check_metrics,
     check_query,
     check_reply,
+    own_config,
     reply_config,
 )
 
@@ -64,6 +65,24 @@ def test_that_an_unknown_key_and_a_missing_key_are_refused() -> None:
     del config["seed"]
     with pytest.raises(MessageRefused, match="seed"):
         TrainRequest.from_config(config)
+
+
+@pytest.mark.parametrize("verdict", ["accepted", "norm-beyond-bound: 3 times the median", ""])
+def test_that_a_verdict_on_the_last_reply_travels_with_the_request(verdict: str) -> None:
+    config = request(last_verdict=verdict).to_config()
+    assert TrainRequest.from_config(config) == request(last_verdict=verdict)
+    assert ("last-verdict" in config) == bool(verdict)
+    assert (
+        TrainRequest.from_config({**request().to_config(), **own_config(last_verdict="a\nb" + "c" * 400)}).last_verdict == "a b" + "c" * 297
+    )
+
+
+@pytest.mark.parametrize("verdict", ["a\nb", "\x1b[31m", "x" * 301, 3, b"accepted"])
+def test_that_a_verdict_of_more_than_a_line_is_refused(verdict: object) -> None:
+    with pytest.raises(MessageRefused, match="last-verdict"):
+        TrainRequest.from_config({**request().to_config(), "last-verdict": verdict})
+    with pytest.raises(MessageRefused, match="last-verdict"):
+        check_query({"run-uid": "r", "last-verdict": verdict})
 
 
 keys = st.sampled_from(sorted(request().to_config())) | st.text(max_size=12)

@@ -126,6 +126,23 @@ def test_that_the_global_weights_and_the_best_of_them_are_kept(server: RunningSe
     assert not list(kept.glob("*.partial"))
 
 
+def test_that_a_verdict_is_for_its_node_alone_and_a_refusal_is_told_once(server: RunningServer, grid: Any) -> None:
+    asked = Round(policy_of(server), run_uid="judged", server_round=2)
+    verdict = "update-unfit: A value is not finite."
+    with desk(server) as node:
+        node_id = node.until_event("connected").node_id
+        for _ in range(2):
+            sent = grid.send(
+                [node_id], "train", arrays=encode(asked.weights, "fp32"), config=asked.request.to_config(),
+                own={node_id: {"last-verdict": verdict}, node_id + 1: {"last-verdict": "accepted"}}, ttl=100.0,
+            )  # fmt: skip
+            reply(grid, sent[node_id])
+        notices = [event for event in node.events.named("notice") if event.code == "update-not-used"]  # type: ignore[attr-defined]
+        received = next(entry for entry in node.journal.ledger() if entry.kind == "train")
+    assert [notice.why for notice in notices] == [verdict]
+    assert received.contents is not None and received.contents["config"]["last-verdict"] == verdict
+
+
 def final_of(policy: Path, run: str, number: int, change: float, loss: float) -> tuple[dict[str, Any], np.ndarray]:
     """The config and the weights of the query that ends a run."""
     files, weights = read_policy(policy), trainable_weights(policy) + np.float32(change)

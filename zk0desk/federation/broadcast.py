@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from zk0desk.events import Notice
@@ -25,6 +25,7 @@ class Broadcast:
 
     def __init__(self, state: RunState) -> None:
         self._state = state
+        self._verdicts: dict[bytes, str] = {}
 
     def request(self, number: int, lr: float, mu: float) -> TrainRequest:
         """What round `number` asks of every node, with this learning rate and proximal coefficient."""
@@ -37,12 +38,20 @@ class Broadcast:
             encoding=rules.encoding, accepted_round=number - 1, last=self._last(),
         )  # fmt: skip
 
-    def send(self, request: TrainRequest, nodes: Sequence[OnlineNode]) -> dict[int, str]:
-        """Send `request` with the weights to `nodes`; the message's id for each node id that it could be given to."""
+    def send(self, request: TrainRequest, nodes: Sequence[OnlineNode], verdicts: Mapping[bytes, str] | None = None) -> dict[int, str]:
+        """Send `request` with the weights to `nodes`; the message's id for each node id that it could be given to.
+
+        `verdicts` says, by public key, what became of the nodes' replies of the round before; they are kept for sending a round again.
+        """
+        if verdicts is not None:
+            self._verdicts = dict(verdicts)
         return self._state.connected.send(
             [node.node_id for node in nodes], messages.TRAIN, arrays=updates.encode(self._state.weights, "fp32"),
-            config=request.to_config(), ttl=request.deadline_s + TTL_MARGIN_S,
+            config=request.to_config(), own=self._own(nodes), ttl=request.deadline_s + TTL_MARGIN_S,
         )  # fmt: skip
+
+    def _own(self, nodes: Sequence[OnlineNode]) -> dict[int, messages.Config]:
+        return {node.node_id: messages.own_config(last_verdict=self._verdicts.get(node.public_key, "")) for node in nodes}
 
     def _last(self) -> dict[str, float]:
         record, key = self._state.record, str(self._state.record.done)
@@ -55,8 +64,11 @@ class Broadcast:
             last["base-eval-loss"] = record.eval_losses["0"]
         return last
 
-    def tell_the_end(self) -> None:
-        """Give the nodes the last weights and losses; one that left, or is slower than its line's allowance, is not waited for."""
+    def tell_the_end(self, verdicts: Mapping[bytes, str] | None = None) -> None:
+        """Give the nodes the last weights and losses; one that left, or is slower than its line's allowance, is not waited for.
+
+        `verdicts` as for `send`.
+        """
         from zk0desk.federation.grid import SuperLinkLost
 
         state, record = self._state, self._state.record
@@ -64,14 +76,17 @@ class Broadcast:
             run_uid=record.uid, server_round=record.done, num_rounds=record.rounds, backbone_sha256=state.files.backbone_sha256,
             layout_sha256=state.files.layout.sha256, weights_sha256=state.sha256, last=self._last(),
         )  # fmt: skip
+        if verdicts is not None:
+            self._verdicts = dict(verdicts)
         try:
-            online = {node.node_id for node in state.online()}
+            nodes = state.online()
+            online = {node.node_id for node in nodes}
             allowed = END_S + state.weights.nbytes * len(online) / END_BYTES_PER_S
             if state.rules.deadline_s:
                 allowed = min(allowed, max(END_S, state.rules.deadline_s))
             waiting = state.connected.send(
                 sorted(online), messages.QUERY, arrays=updates.encode(state.weights, "fp32"), config=final.to_config(),
-                ttl=allowed + TTL_MARGIN_S,
+                own=self._own(nodes), ttl=allowed + TTL_MARGIN_S,
             )  # fmt: skip
             ends = time.monotonic() + allowed
             while waiting and time.monotonic() < ends:

@@ -253,18 +253,25 @@ class Grid:
         return sorted(found, key=lambda node: node.public_key)
 
     def send(
-        self, node_ids: Sequence[int], kind: str, *, arrays: Iterable[np.ndarray], config: Mapping[str, Any], ttl: float
+        self,
+        node_ids: Sequence[int],
+        kind: str,
+        *,
+        arrays: Iterable[np.ndarray],
+        config: Mapping[str, Any],
+        own: Mapping[int, Mapping[str, Any]] | None = None,
+        ttl: float,
     ) -> dict[int, str]:
         """Send the same message to several nodes; the message's id for each. `arrays` travel in pieces, in this order. `ttl` in seconds.
 
-        A piece is serialised and handed to the SuperLink once, whatever the number of nodes.
+        `own` holds what `config` says to single nodes alone, by their ids. A piece is serialised and handed to the SuperLink once,
+        whatever the number of nodes.
         """
-        record = RecordDict({"config": ConfigRecord(dict(config))})
         pieces = OrderedDict((f"{i:06d}", Array(piece)) for i, piece in enumerate(arrays))
-        if pieces:
-            record["arrays"] = ArrayRecord(pieces)
+        record = RecordDict({"arrays": ArrayRecord(pieces)} if pieces else {})
         sent: dict[int, str] = {}
         for node_id in node_ids:
+            record["config"] = ConfigRecord({**config, **(own or {}).get(node_id, {})})
             with _losing():
                 ids = list(self._grid.push_messages([Message(record, node_id, kind, ttl=ttl)]))
             if ids and ids[0]:

@@ -235,7 +235,7 @@ def contents_of(content: RecordDict) -> dict[str, Any]:
         for record in content.array_records.values()
         for name, array in record.items()
     ]
-    config = {f"{key:.60}": f"{value!s:.128}" for record in content.config_records.values() for key, value in record.items()}
+    config = {f"{key:.60}": f"{value!s:.300}" for record in content.config_records.values() for key, value in record.items()}
     return {"tensors": tensors[:256], "config": dict(list(config.items())[:128])}
 
 

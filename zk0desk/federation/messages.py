@@ -103,6 +103,11 @@ _LAST_FLOATS: dict[str, tuple[float, float]] = dict.fromkeys(("last-train-loss",
 LAST_KEYS = frozenset(_LAST_INTEGERS) | frozenset(_LAST_FLOATS)
 """Keys of `TrainRequest.last`: what the coordinator tells about the round before, and the held-out loss of the base policy, to
 compare with. A loss that is unknown is left out."""
+LAST_VERDICT = "last-verdict"
+"""Optional key of a train message and of a query with weights: what became of this node's reply of the round before. `ACCEPTED`, or
+`CODE: why` of at most `VERDICT_LIMIT` printable characters."""
+ACCEPTED = "accepted"
+VERDICT_LIMIT = 300
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,13 +141,14 @@ class TrainRequest:
     mu_alpha: float = 1.0
     mu_loss_std: float = 1.2
     mu_grad_norm: float = 1.0
+    last_verdict: str = ""
     last: dict[str, float] = field(default_factory=dict)
 
     def to_config(self) -> Config:
-        """The `config` record. Losses of `last` that are not finite are left out."""
-        config: Config = {}
+        """The `config` record. Losses of `last` that are not finite are left out, and so is an empty verdict."""
+        config: Config = own_config(last_verdict=self.last_verdict)
         for item in dataclasses.fields(self):
-            if item.name != "last":
+            if item.name not in ("last", "last_verdict"):
                 key = item.name.replace("_", "-")
                 value = getattr(self, item.name)
                 config[key] = float(value) if key in _FLOATS else value
@@ -154,16 +160,16 @@ class TrainRequest:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> TrainRequest:
         """The request in `config`; `MessageRefused` names the first key that is unknown, absent, of a wrong type or out of range."""
-        names = {item.name.replace("_", "-"): item for item in dataclasses.fields(cls) if item.name != "last"}
+        names = {item.name.replace("_", "-"): item for item in dataclasses.fields(cls) if item.name not in ("last", "last_verdict")}
         for key in config:
-            if key not in names and key not in LAST_KEYS:
+            if key not in names and key not in LAST_KEYS and key != LAST_VERDICT:
                 raise MessageRefused(f"{key!s:.60}", "is not a key of a train message.")
         values: dict[str, Any] = {}
         for key, item in names.items():
             if key not in config:
                 raise MessageRefused(key, "is missing.")
             values[item.name] = _checked(key, config[key])
-        request = cls(**values, last=_read_last(config))
+        request = cls(**values, last_verdict=_read_verdict(config), last=_read_last(config))
         request._agree()
         return request
 
@@ -207,6 +213,19 @@ def _read_last(config: Mapping[str, Any]) -> dict[str, float]:
     for limits, whole in ((_LAST_INTEGERS, True), (_LAST_FLOATS, False)):
         last |= {key: _number(key, config[key], *limits[key], whole=whole) for key in limits if key in config}
     return last
+
+
+def _read_verdict(config: Mapping[str, Any]) -> str:
+    verdict = config.get(LAST_VERDICT, "")
+    if not isinstance(verdict, str) or not verdict.isprintable() or len(verdict) > VERDICT_LIMIT:
+        raise MessageRefused(LAST_VERDICT, f"{_shown(verdict)} is not a line of at most {VERDICT_LIMIT} printable characters.")
+    return verdict
+
+
+def own_config(*, last_verdict: str = "") -> Config:
+    """The keys that differ from node to node; a verdict is made one line and cut to its limit."""
+    line = "".join(character if character.isprintable() else " " for character in last_verdict)[:VERDICT_LIMIT]
+    return {LAST_VERDICT: line} if line else {}
 
 
 def _checked(key: str, value: Any) -> Value:
@@ -305,6 +324,7 @@ class FinalWeights:
     backbone_sha256: str
     layout_sha256: str
     weights_sha256: str
+    last_verdict: str = ""
     last: dict[str, float]
 
     @property
@@ -314,7 +334,7 @@ class FinalWeights:
 
     def to_config(self) -> Config:
         """The `config` record. Losses of `last` that are not finite are left out."""
-        config: Config = {"run-uid": self.run_uid}
+        config: Config = {"run-uid": self.run_uid, **own_config(last_verdict=self.last_verdict)}
         config |= {key: getattr(self, key.replace("-", "_")) for key in _FINAL_KEYS}
         for key, value in self.last.items():
             if math.isfinite(value):
@@ -328,18 +348,19 @@ class FinalWeights:
         if not any(key in config for key in _FINAL_KEYS):
             return None
         values: dict[str, Any] = {key.replace("-", "_"): config[key] for key in ("run-uid", *_FINAL_KEYS)}
-        return cls(**values, last=last)
+        return cls(**values, last_verdict=_read_verdict(config), last=last)
 
 
 def check_query(config: Mapping[str, Any]) -> dict[str, float]:
     """What a query tells of the last round (keys of `LAST_KEYS`).
 
-    `MessageRefused` for keys other than those, `run-uid`, and, all together, those of `FinalWeights`.
+    `MessageRefused` for keys other than those, `run-uid`, `last-verdict`, and, all together, those of `FinalWeights`.
     """
     for key in config:
-        if key != "run-uid" and key not in LAST_KEYS and key not in _FINAL_KEYS:
+        if key not in ("run-uid", LAST_VERDICT) and key not in LAST_KEYS and key not in _FINAL_KEYS:
             raise MessageRefused(f"{key!s:.60}", "is not a key of a query.")
     last = _read_last(config)
+    _read_verdict(config)
     if config:
         _text("run-uid", config.get("run-uid"), _NAME, "a name of at most 128 letters, digits, dots and dashes")
     if any(key in config for key in _FINAL_KEYS):

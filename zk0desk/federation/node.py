@@ -20,7 +20,7 @@ from zk0desk.errors import EngineMissingError, OperatorError
 from zk0desk.events import Connected, Event, MessageLogged, NodeStateChanged, Notice, Sink, Transfer, UpdateSent
 from zk0desk.federation import local_round
 from zk0desk.federation.interruptible import Behind, interruptible
-from zk0desk.federation.messages import EVALUATE, QUERY, TRAIN, MessageRefused, TrainRequest, check_query
+from zk0desk.federation.messages import ACCEPTED, EVALUATE, QUERY, TRAIN, FinalWeights, MessageRefused, TrainRequest, check_query
 from zk0desk.federation.node_checks import prepare
 from zk0desk.federation.node_engine import Engine, TrainingControl
 from zk0desk.federation.node_state import SENTENCES, NodeState, check_transition
@@ -82,6 +82,7 @@ class Node:
         self._knocks = 0
         self._knock_entry = 0
         self._base_told = ""
+        self._verdict_told = ("", 0)
         self._signs = 0
 
     @property
@@ -357,6 +358,7 @@ class Node:
             rounds=request.num_rounds,
         )
         self._tell_federation(request.run_uid, request.last)
+        self._tell_verdict(request)
         store.keep_weights(request, weights, invitation, self._files)
         message = base64.b64encode(message_as_bytes(incoming.message)).decode()
         self._journal.remember(self._fact(PENDING), {"message": message, "config": request.to_config(), "received": received})
@@ -443,6 +445,7 @@ class Node:
         if carried is not None:
             final, weights = carried
             RunStore(final.run_uid).keep_weights(final, weights, self._invitation, self._files)
+            self._tell_verdict(final)
         self._go(S.WAITING_FOR_ROUND)
         self._tell_federation(run, last)
         told = local_round.capability(self._files, self._frames)
@@ -454,6 +457,19 @@ class Node:
             self._emit(event)
             if event.round == 0:
                 self._base_told = run
+
+    def _tell_verdict(self, told: TrainRequest | FinalWeights) -> None:
+        """Say that this node's last update was not used, and why; that one was used is in the ledger, with the message."""
+        verdict, about = told.last_verdict, (told.run_uid, told.formed_by)
+        if verdict in ("", ACCEPTED) or about == self._verdict_told:
+            return
+        self._verdict_told = about
+        self._emit(
+            Notice(
+                severity="warning", code="update-not-used", what="The federation did not use this node's last update.", why=verdict,
+                remedy="Training goes on. If it comes again, tell the coordinator.",
+            )
+        )  # fmt: skip
 
     def _evaluate(self, incoming: Incoming) -> None:
         if not self._settings.federation.allow_evaluation:
