@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from zk0desk.events import CheckpointSaved, Evaluated, ServerStateChanged
-from zk0desk.federation import updates
+from zk0desk.federation import run_checkpoint
 from zk0desk.federation.run_state import RunState
 from zk0desk.federation.server_folder import ServerFolderError
 from zk0desk.training import policy_files
@@ -29,13 +30,17 @@ class Keeping:
     def restored(self) -> np.ndarray:
         """The weights of the last round that is kept, or the base policy's. `ServerFolderError` when they were changed."""
         state, record = self._state, self._state.record
-        source = record.checkpoint(state.folder, record.done) if record.done else state.base
-        weights = policy_files.trainable_weights(source)
-        if record.done and updates.weights_sha256(weights) != record.weights_sha256:
+        if not record.done:
+            return policy_files.trainable_weights(state.base)
+        source = record.checkpoint(state.folder, record.done)
+        try:
+            found = run_checkpoint.read(source)
+        except run_checkpoint.CheckpointDamaged as error:
             raise ServerFolderError(
-                f"{source} is not what this run wrote.", "Its weights were changed.", "Restore it, or start a new run with --new."
-            )
-        return weights
+                f"{source} is not what this run wrote.", f"It is damaged: {error}.", "Restore it, or start a new run with --new."
+            ) from error
+        state.kept, state.kept_arrays = found.kept, found.kept_arrays
+        return found.weights
 
     def start_evaluator(self) -> None:
         """Start the process that evaluates, if there are held-out recordings; in a new run it begins with the base policy."""
@@ -44,11 +49,15 @@ class Keeping:
         state, policy = self._state, self._state.settings.policy
         if not policy.held_out:
             return
-        absolute = tuple(each.model_copy(update={"path": (state.folder.path / each.path).resolve()}) for each in policy.held_out)
+        held_out, retention = (
+            tuple(each.model_copy(update={"path": (state.folder.path / each.path).resolve()}) for each in every)
+            for every in (policy.held_out, policy.retention)
+        )
         with (state.folder.state / "evaluator.log").open("ab") as log:
             self._evaluator = Evaluator(
                 state.base,
-                absolute,
+                held_out,
+                retention,
                 batch=policy.evaluation_batch,
                 cache_gb=policy.evaluation_cache_gb,
                 processors=self._processors,
@@ -71,12 +80,14 @@ class Keeping:
         folder = record.checkpoint(state.folder, number)
         # The evaluator writes the processors before its first answer, which was awaited in this process's first round.
         processors = self._processors if (self._processors / "config.json").is_file() else None
-        policy_files.write_policy(folder, state.base, state.weights, processors_from=processors)
         record.done = number
+        run_checkpoint.write(
+            folder, state.base, state.weights, record=asdict(record), kept=state.kept, kept_arrays=state.kept_arrays, processors=processors
+        )
         record.save(state.folder)
         loss = self._evaluate(number)
         before = record.eval_losses.get(str(record.best), math.inf) if record.best else math.inf
-        best = loss is None or loss < before
+        best = loss < before if loss is not None else self._evaluator is None
         if best:
             record.best = number
         record.save(state.folder)
@@ -93,8 +104,9 @@ class Keeping:
         return self._state.record.folder(self._state.folder) / "processors"
 
     def _evaluate(self, number: int) -> float | None:
+        """The held-out loss after round `number`; None where there are no held-out recordings, or it is not this round's turn."""
         state = self._state
-        if self._evaluator is None:
+        if self._evaluator is None or (number % state.settings.policy.evaluate_every and number != state.record.rounds):
             return None
         if number or not self._baseline_due:
             state.emit(ServerStateChanged(state="evaluating", what=f"Held-out loss after round {number}."))
@@ -102,5 +114,5 @@ class Keeping:
         found = self._evaluator.result()
         self._baseline_due = False
         state.record.eval_losses[str(number)] = found.loss
-        state.emit(Evaluated(run=state.record.uid, round=number, loss=found.loss, frames=found.frames, recordings=found.recordings))
+        state.emit(Evaluated(run=state.record.uid, round=number, **asdict(found)))
         return found.loss

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -41,6 +41,11 @@ class RunState:
         """The first round that this process conducts."""
         self.weights = np.empty(0, np.float32)
         self.sha256 = ""
+        self.kept: dict[str, Any] = {}
+        """What a part needs to go on after a restart, as JSON by the part's name. It is saved with each round and there again before the
+        first one; a part that finds nothing under its name begins."""
+        self.kept_arrays: dict[str, np.ndarray] = {}
+        """The same for arrays, by lower-case words with hyphens. They are read back memory-mapped: writing into one changes a copy."""
         self.grid: Grid | None = None
 
     def take(self, weights: np.ndarray) -> None:

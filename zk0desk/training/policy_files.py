@@ -14,7 +14,7 @@ import os
 import shutil
 import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -188,12 +188,20 @@ def trainable_weights(folder: Path) -> np.ndarray:
     return flat
 
 
-def write_policy(target: Path, base_folder: Path, weights: np.ndarray, *, processors_from: Path | None = None) -> Path:
+def write_policy(
+    target: Path,
+    base_folder: Path,
+    weights: np.ndarray,
+    *,
+    processors_from: Path | None = None,
+    more: Callable[[Path], None] | None = None,
+) -> Path:
     """Write the policy of `base_folder` with the trainable set `weights` to `target`, atomically.
 
     `weights` is float32, flat, in the order of the layout. Processors, and `config.json` if it is there (it says the
     robot's dimensions), come from the folder `processors_from`, or from the base. The result loads with
-    `SmolVLAPolicy.from_pretrained(target)`. A policy that is at `target` is replaced.
+    `SmolVLAPolicy.from_pretrained(target)`. A policy that is at `target` is replaced. `more` may add files: it is given the folder
+    as it will be, before it takes its place.
     """
     target, base = Path(target).expanduser().absolute(), Path(base_folder).expanduser().absolute()
     tensors = _tensors(base)
@@ -208,6 +216,8 @@ def write_policy(target: Path, base_folder: Path, weights: np.ndarray, *, proces
         if processors_from and (processors_from / CONFIG).exists():
             shutil.copyfile(processors_from / CONFIG, partial / CONFIG)
         settle_policy(partial, at=target)
+        if more is not None:
+            more(partial)
     return target
 
 
@@ -298,9 +308,20 @@ def _replacing(target: Path) -> Iterator[Path]:
         if target.exists():
             target.replace(old)
         partial.replace(target)
+        _sync_folder(target.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` last through a power cut, where the system lets a folder be opened."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _tensors(folder: Path) -> dict[str, _Tensor]:

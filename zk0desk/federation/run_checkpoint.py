@@ -1,0 +1,107 @@
+"""A round on disk: one folder that appears whole or not at all, with a SHA-256 of every file in it.
+
+round-0003/              a policy that LeRobot loads, with the global weights
+round-0003/zk0/          what else a run needs to go on from there:
+    record.json          how far the run is, and its losses (`RunRecord`)
+    kept.json            the parts' own JSON by name: schedule, quarantine, clip history, accountant
+    NAME.npy             the parts' own arrays: the server optimiser's moments, the codec's residual
+    manifest.json        SHA-256 of every other file, written last
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zk0desk.training import policy_files
+
+STATE, MANIFEST = "zk0", "manifest.json"
+FORMAT = 1
+
+
+class CheckpointDamaged(Exception):
+    """A checkpoint is not what was written; the text says in what."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A round as it was read back. `weights` are flat float32; `kept_arrays` are memory-mapped, copied when written to."""
+
+    folder: Path
+    weights: np.ndarray
+    record: dict[str, Any]
+    kept: dict[str, Any]
+    kept_arrays: dict[str, np.ndarray]
+
+
+def write(
+    folder: Path,
+    base: Path,
+    weights: np.ndarray,
+    *,
+    record: Mapping[str, Any],
+    kept: Mapping[str, Any],
+    kept_arrays: Mapping[str, np.ndarray],
+    processors: Path | None = None,
+) -> None:
+    """Write a round to `folder` in one piece: the policy of `base` with `weights` (flat float32), and the run's state.
+
+    Names of arrays are lower-case words with hyphens. Raises OSError when the disk does not take it; then nothing is there.
+    """
+
+    def state(partial: Path) -> None:
+        own = partial / STATE
+        own.mkdir()
+        (own / "record.json").write_text(json.dumps(dict(record), indent=1), encoding="utf-8")
+        (own / "kept.json").write_text(json.dumps(dict(kept), indent=1, sort_keys=True), encoding="utf-8")
+        for name, array in kept_arrays.items():
+            np.save(own / f"{name}.npy", array, allow_pickle=False)
+        files = {path.relative_to(partial).as_posix(): _sha256(path) for path in sorted(partial.rglob("*")) if path.is_file()}
+        (own / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": files}, indent=1), encoding="utf-8")
+
+    policy_files.write_policy(folder, base, weights, processors_from=processors, more=state)
+
+
+def read(folder: Path) -> Checkpoint:
+    """Read the round in `folder` after checking every file. `CheckpointDamaged` when one is changed or missing."""
+    verify(folder)
+    own = folder / STATE
+    try:
+        return Checkpoint(
+            folder=folder,
+            weights=policy_files.trainable_weights(folder),
+            record=json.loads((own / "record.json").read_text(encoding="utf-8")),
+            kept=json.loads((own / "kept.json").read_text(encoding="utf-8")),
+            kept_arrays={path.stem: np.load(path, mmap_mode="c", allow_pickle=False) for path in sorted(own.glob("*.npy"))},
+        )
+    except (OSError, ValueError, policy_files.PolicyError) as error:
+        raise CheckpointDamaged(f"{error}") from error
+
+
+def verify(folder: Path) -> None:
+    """Compare every file of the round in `folder` with its SHA-256. `CheckpointDamaged` names the first that differs."""
+    try:
+        manifest = json.loads((folder / STATE / MANIFEST).read_text(encoding="utf-8"))
+        files = dict(manifest["files"])
+        if manifest["format"] != FORMAT:
+            raise CheckpointDamaged(f"its format is {manifest['format']!r:.20}, not {FORMAT}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointDamaged(f"its list of files cannot be read: {error}") from error
+    for name, digest in files.items():
+        try:
+            found = _sha256(folder / name)
+        except OSError as error:
+            raise CheckpointDamaged(f"{name} cannot be read: {error.strerror}") from error
+        if found != digest:
+            raise CheckpointDamaged(f"{name} is not what was written")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
