@@ -30,7 +30,7 @@ from zk0desk.federation.messages import (
     check_metrics,
     reply_config,
 )
-from zk0desk.federation.updates import decode, encode, pieces, weights_sha256
+from zk0desk.federation.updates import DTYPES, decode, encode, pieces, weights_sha256
 
 if TYPE_CHECKING:
     from flwr.app import RecordDict
@@ -171,7 +171,7 @@ def _array(name: str, array: Any) -> np.ndarray:
         if np.lib.format.read_magic(buffer) != (1, 0):
             raise ValueError("another format than 1.0")
         shape, _, dtype = np.lib.format.read_array_header_1_0(buffer)
-        if dtype not in (np.dtype("<f4"), np.dtype("<f2")) or len(shape) != 1:
+        if dtype not in DTYPES.values() or len(shape) != 1:
             raise ValueError(f"{len(shape)} dimensions of {dtype}")
         if prod(shape) * dtype.itemsize != len(array.data) - buffer.tell():
             raise ValueError("its length is not what its shape says")

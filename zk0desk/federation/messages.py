@@ -20,7 +20,7 @@ ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
 """Names of the records in a message."""
 TRAIN, QUERY, EVALUATE = "train", "query", "evaluate"
 """Message types. `evaluate` is refused unless the operator allows it."""
-ENCODINGS = ("fp32", "fp16")
+ENCODINGS = ("fp32", "fp16", "int8")
 """How an update or a difference travels. Whole weights always travel as fp32."""
 WHOLE, DIFFERENCE = "whole", "difference"
 """Values of `arrays-kind`."""

@@ -1,6 +1,7 @@
-"""How weights and updates travel: flat float32 vectors in pieces, as fp32 or as fp16 of the change times 1024.
+"""How weights and updates travel: flat float32 vectors in pieces, as fp32, as fp16 of the change times 1024, or as int8 in blocks.
 
-bf16 or fp16 *weights* would lose an eighth of a small change, so only changes are sent in 16 bit. numpy only.
+bf16 or fp16 *weights* would lose an eighth of a small change, so only changes are sent in 16 or 8 bit. A piece is one array, whatever
+the encoding, and is decoded without the others. numpy only.
 """
 
 from __future__ import annotations
@@ -8,19 +9,23 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from zk0desk.errors import OperatorError
+from zk0desk.federation import int8_blocks
 from zk0desk.federation.messages import ENCODINGS, MessageRefused
 
 PIECE = 4 * 2**20
-"""Values of one piece: 16 MiB as fp32, 8 MiB as fp16. Pieces travel one by one, so a stop or a lost line costs one."""
+"""Values of one piece: 16 MiB as fp32, 8 MiB as fp16, 4 MiB as int8. Pieces travel one by one, so a stop or a lost line costs one."""
 SCALE = np.float32(1024.0)
 """fp16 holds down to 6e-8; times 2^10 the small changes of an optimiser step keep their digits."""
 
-_DTYPES: dict[str, np.dtype[np.floating[Any]]] = {"fp32": np.dtype("<f4"), "fp16": np.dtype("<f2")}
+DTYPES: dict[str, np.dtype[Any]] = {"fp32": np.dtype("<f4"), "fp16": np.dtype("<f2"), "int8": np.dtype("i1")}
+"""The dtype of a piece by encoding. Pieces have one dimension, of `piece_length`."""
+LOSSY = ("fp16", "int8")
+"""Encodings that leave something out: the sender adds it to what it sends next."""
 
 
 class UpdateTooLarge(OperatorError):
@@ -34,15 +39,22 @@ def pieces(size: int) -> int:
     return -(-size // PIECE)
 
 
+def piece_length(count: int, encoding: str) -> int:
+    """Length of the array that holds a piece of `count` values."""
+    return int8_blocks.packed_size(count) if encoding == "int8" else count
+
+
 def encoded_bytes(size: int, encoding: str) -> int:
     """Bytes of a vector of `size` values on the wire, framing aside."""
-    return size * _DTYPES[encoding].itemsize
+    whole, rest = divmod(size, PIECE)
+    length = whole * piece_length(PIECE, encoding) + (piece_length(rest, encoding) if rest else 0)
+    return length * DTYPES[encoding].itemsize
 
 
 def encode(vector: np.ndarray, encoding: str) -> list[np.ndarray]:
     """`vector` (float32, flat) as pieces of at most `PIECE` values in `encoding`.
 
-    Raises `UpdateTooLarge` when a value is not finite or does not fit (beyond 63 as fp16).
+    Raises `UpdateTooLarge` when a value is not finite or does not fit (beyond 63 as fp16, 1e33 as int8).
     """
     return list(encode_pieces(vector, encoding))
 
@@ -52,19 +64,54 @@ def encode_pieces(vector: np.ndarray, encoding: str) -> Iterator[np.ndarray]:
     if vector.dtype != np.float32 or vector.ndim != 1:
         raise ValueError(f"a flat float32 vector is encoded, not {vector.dtype} of shape {vector.shape}")
     for start in range(0, vector.size, PIECE):
-        part = vector[start : start + PIECE]
+        yield encode_piece(vector[start : start + PIECE], encoding)
+
+
+def encode_piece(part: np.ndarray, encoding: str) -> np.ndarray:
+    """One piece of at most `PIECE` values (float32), as `encode`. As fp32 it is `part` itself."""
+    try:
+        if encoding == "int8":
+            return int8_blocks.pack(part)
         if encoding == "fp16":
             with np.errstate(over="ignore", invalid="ignore"):
-                part = (part * SCALE).astype(_DTYPES["fp16"])
+                part = (part * SCALE).astype(DTYPES["fp16"])
         else:
-            part = part.astype(_DTYPES[encoding], copy=False)
-        if not np.isfinite(part).all():
-            raise UpdateTooLarge(
-                "The update cannot be sent.",
-                f"A value is not finite or too large for {encoding}.",
-                "The learning rate may be too high; tell the coordinator.",
-            )
-        yield part
+            part = part.astype(DTYPES[encoding], copy=False)
+        fits = bool(np.isfinite(part).all())
+    except int8_blocks.Unpackable:
+        fits = False
+    if not fits:
+        raise UpdateTooLarge(
+            "The update cannot be sent.",
+            f"A value is not finite or too large for {encoding}.",
+            "The learning rate may be too high; tell the coordinator.",
+        )
+    return part
+
+
+class EncodedPiece(NamedTuple):
+    """A piece of a change and of what was owed, from value `start` on: as it travels, what the other side reads out of it, and what is
+    still owed. `decoded` and `left` (float32) are good until the next piece."""
+
+    start: int
+    array: np.ndarray
+    decoded: np.ndarray
+    left: np.ndarray
+
+
+def encode_owed(change: np.ndarray, owed: np.ndarray | None, encoding: str) -> Iterator[EncodedPiece]:
+    """Error feedback: `change` plus what earlier encodings left out (`owed`), both flat float32 of one size, piece by piece.
+
+    Raises `UpdateTooLarge` as `encode`.
+    """
+    decoded, left = (np.empty(min(change.size, PIECE), np.float32) for _ in range(2))
+    for start in range(0, change.size, PIECE):
+        part = change[start : start + PIECE]
+        if owed is not None:
+            part = part + owed[start : start + PIECE]
+        array, back = encode_piece(part, encoding), decoded[: part.size]
+        decode_piece(array, encoding, back)
+        yield EncodedPiece(start, array, back, np.subtract(part, back, out=left[: part.size]))
 
 
 def decode(arrays: Sequence[np.ndarray], encoding: str, size: int) -> np.ndarray:
@@ -82,9 +129,18 @@ def decode(arrays: Sequence[np.ndarray], encoding: str, size: int) -> np.ndarray
 
 
 def decode_piece(array: np.ndarray, encoding: str, target: np.ndarray, name: str = "arrays") -> None:
-    """Write one piece into `target` (float32); `MessageRefused` unless dtype and shape are exact and all values finite."""
-    if array.dtype != _DTYPES[encoding] or array.shape != target.shape:
-        raise MessageRefused(name, f"is {array.dtype} of shape {array.shape} where {_DTYPES[encoding]} of shape {target.shape} belongs.")
+    """Write one piece into `target` (float32); `MessageRefused` unless dtype and shape are exact and all values finite.
+
+    What comes out is the same on every computer, to the bit: no step of it rounds.
+    """
+    if encoding == "int8":
+        try:
+            int8_blocks.unpack(array, target)
+        except int8_blocks.NotPacked as error:
+            raise MessageRefused(name, f"{error}.") from error
+        return
+    if array.dtype != DTYPES[encoding] or array.shape != target.shape:
+        raise MessageRefused(name, f"is {array.dtype} of shape {array.shape} where {DTYPES[encoding]} of shape {target.shape} belongs.")
     if not np.isfinite(array).all():
         raise MessageRefused(name, "holds values that are not finite.")
     target[:] = array
