@@ -294,6 +294,19 @@ class RunStarted(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScheduleDecided(Event):
+    """Round `round` is asked with another learning rate or mu than the one before. `signal` is what the held-out losses showed, as in
+    `schedule.MARKED`, or `start`, `cosine`, `fixed`; `why` says it in words. A node tells it too, of the round that it was sent."""
+
+    run: str
+    round: int
+    lr: float
+    mu: float
+    signal: str
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class RoundOpened(Event):
     """The global weights went out to `nodes` (fingerprints of their keys)."""
 
@@ -307,7 +320,7 @@ class RoundOpened(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class ReplyAccepted(Event):
-    """A node's update is part of the round."""
+    """A node's update is valid and goes into the round's aggregation. `norm` is its L2 norm as it came, before clipping."""
 
     run: str
     round: int
@@ -315,6 +328,7 @@ class ReplyAccepted(Event):
     bytes: int
     sha256: str
     metrics: dict[str, float]
+    norm: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -329,8 +343,22 @@ class ReplyRefused(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class NodeQuarantined(Event):
+    """A node is not asked any more, because its last `strikes` replies were refused; `zk0desk server admit` lifts that."""
+
+    run: str
+    round: int
+    node: str
+    strikes: int
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class RoundAggregated(Event):
-    """w_{t+1} = w_t + sum p_k delta_k was formed. `shares` maps node to p_k (they sum to 1); `missing` did not answer."""
+    """w_{t+1} = w_t + sum p_k delta_k was formed, or what a robust `method` gave. `shares` maps node to p_k (they sum to 1); nodes whose
+    updates the method left out are not in it. `missing` did not answer. `bound` is the longest norm that an update may have, and `clipped`
+    maps a node whose update was longer to what it was multiplied with.
+    """
 
     run: str
     round: int
@@ -339,17 +367,36 @@ class RoundAggregated(Event):
     train_loss: float | None
     update_norm: float
     weights_sha256: str
+    method: str = "mean"
+    bound: float = 0.0
+    clipped: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated(Event):
-    """Held-out loss of the global policy after `round` (0: the base), the mean over all valid entries, and per recording."""
+    """Held-out loss of the global policy after `round` (0: the base), the mean over all valid entries, and per recording.
+
+    `standard_error` is that of `loss`, `standard_errors` those of each recording's. `retention` has the losses of recordings whose tasks
+    the base policy knew: what they rose since round 0 was forgotten.
+    """
 
     run: str
     round: int
     loss: float
     frames: int
     recordings: dict[str, float]
+    standard_error: float = 0.0
+    standard_errors: dict[str, float] = field(default_factory=dict)
+    retention: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettingsChanged(Event):
+    """A running federation goes on with other settings from `round` on: `changes` maps a key to what it was and what it is."""
+
+    run: str
+    round: int
+    changes: dict[str, list[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)

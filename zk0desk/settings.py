@@ -152,10 +152,23 @@ class ServerPolicy(_Section):
 
     folder: Path = Field(Path("policy"), description="The base policy, relative to the server's folder.")
     held_out: tuple[ChosenRecording, ...] = Field((), description="Held-out recordings, evaluated after each round.")
+    retention: tuple[ChosenRecording, ...] = Field(
+        (), description="Recordings of tasks that the base policy knew: evaluated beside the held-out ones, to see what is forgotten."
+    )
+    evaluate_every: int = Field(
+        1, ge=1, le=100_000, description="Rounds from one evaluation to the next; the base policy and the last round always are."
+    )
+
     evaluation_batch: int = Field(8, ge=1, le=4096, description="Frames that are evaluated at once. It does not change the result.")
     evaluation_cache_gb: float = Field(
         20.0, ge=0, le=100_000, description="GB of disk for what is computed once for held-out frames; 0: nothing is kept."
     )
+
+    @model_validator(mode="after")
+    def _retention_beside_held_out(self) -> ServerPolicy:
+        if self.retention and not self.held_out:
+            raise ValueError("retention is evaluated beside held-out recordings, and held-out names none")
+        return self
 
 
 class ServerRounds(_Section):
@@ -163,6 +176,9 @@ class ServerRounds(_Section):
 
     rounds: int = Field(30, ge=1, le=100_000, description="Rounds of a run.")
     min_nodes: int = Field(2, ge=1, le=10_000, description="A round waits for this many nodes.")
+    fraction: float = Field(
+        1.0, gt=0, le=1, description="Share of the nodes online that a round asks, drawn by the seed; at least min-nodes are."
+    )
     wait_s: float = Field(0.0, ge=0, le=86_400, description="How long a round waits for further nodes once there are enough.")
     deadline_s: float = Field(2700.0, gt=0, le=39_600, description="Seconds that a node has from receiving a round to having sent it back.")
     local_epochs: float = Field(20.0, gt=0, le=10_000, description="Passes over a node's frames in a round.")
@@ -174,6 +190,53 @@ class ServerRounds(_Section):
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of the run.")
     encoding: Literal["fp32", "fp16"] = Field("fp16", description="How updates travel: fp32, or fp16 of the change times 1024.")
     keep_checkpoints: int = Field(10, ge=0, le=100_000, description="Policies kept of a run: the last ones, and the best. 0 keeps all.")
+
+
+class ServerSchedule(_Section):
+    """How learning rate and mu follow the held-out loss. They begin as rounds.lr and rounds.proximal-mu; defaults are the paper's."""
+
+    strategy: Literal["fedavg", "fedprox", "adaptive", "dynamic"] = Field(
+        "dynamic",
+        description="fedavg: mu is 0. fedprox: mu stays. adaptive: FedProx's own rule for mu. dynamic: the paper's rules for rate and mu. "
+        "The last two need held-out recordings, and are fedprox without.",
+    )
+    window: int = Field(5, ge=1, le=1000, description="Evaluations that are looked at (W).")
+    plateau: float = Field(0.01, ge=0, le=1e6, description="A held-out loss that falls by less than this in a window no longer falls.")
+    lr_lowest: float = Field(2.5e-6, ge=0, le=1e-1, description="Where the cosine of the learning rate ends.")
+    lr_highest: float = Field(2e-4, ge=0, le=1e-1, description="Plateaus raise the learning rate to this at most.")
+    lr_boost: float = Field(1.15, ge=1, le=10, description="A plateau multiplies the cycle's highest learning rate by this.")
+    cycle: int = Field(15, ge=1, le=100_000, description="Rounds of the cosine's first cycle; each further one has twice as many.")
+    longest_cycle: int = Field(120, ge=1, le=100_000, description="No further cycle has more rounds than this.")
+    mu_decay: float = Field(0.8, ge=0, le=1, description="A plateau multiplies mu by this.")
+    mu_lowest: float = Field(0.001, ge=0, le=100, description="Plateaus lower mu to this at most.")
+    spike: float = Field(2.0, ge=1, le=1e6, description="A held-out loss above this many times the mean of the window before is a spike.")
+    spike_division: float = Field(
+        2.0, ge=1, le=1e6, description="A spike divides the learning rate by this until a window has passed without one."
+    )
+    mu_step: float = Field(0.1, ge=0, le=100, description="adaptive: mu grows by this when the loss rises, and shrinks by it.")
+    mu_falls: int = Field(5, ge=1, le=1000, description="adaptive: mu shrinks when the loss fell so many times in a row.")
+    server_optimiser: Literal["none", "momentum", "adam"] = Field(
+        "none", description="What the coordinator does with the mean update: adds it, FedAvgM, or FedAdam."
+    )
+    server_lr: float = Field(1.0, gt=0, le=1000, description="momentum and adam: the coordinator's own rate; adam wants less, 0.001.")
+    server_momentum: float = Field(0.9, ge=0, lt=1, description="momentum, and adam's beta 1.")
+    server_beta_2: float = Field(0.99, ge=0, lt=1, description="adam's beta 2.")
+    server_tau: float = Field(1e-3, gt=0, le=1, description="adam: added to the root of the second moment.")
+
+
+class ServerAggregation(_Section):
+    """How updates become one, and what is done against hostile nodes. Every update is first clipped to what is usual."""
+
+    method: Literal["mean", "trimmed-mean", "median", "geometric-median", "multi-krum"] = Field(
+        "mean",
+        description="mean weighs by frames. The others withstand hostile-nodes of them, and every node counts the same in them.",
+    )
+    hostile_nodes: int = Field(1, ge=0, le=1000, description="How many hostile nodes of a round the other methods shall withstand.")
+    clip: float = Field(2.0, gt=0, le=1e6, description="An update may be this many times longer than the median of the last rounds'.")
+    clip_rounds: int = Field(5, ge=0, le=1000, description="How many earlier rounds that median looks back.")
+    quarantine_after: int = Field(
+        3, ge=0, le=1000, description="A node whose replies are refused this often in a row is not asked any more; 0: it always is."
+    )
 
 
 class ServerTracking(_Section):
@@ -194,6 +257,7 @@ class ServerSettings(_Section):
     network: ServerNetwork = ServerNetwork()
     policy: ServerPolicy = ServerPolicy()
     rounds: ServerRounds = ServerRounds()
+    schedule: ServerSchedule = ServerSchedule()
     tracking: ServerTracking = ServerTracking()
 
     @model_validator(mode="after")
@@ -258,8 +322,10 @@ def save(settings: _Section, path: Path | None = None) -> None:
 
 
 def _merge(table: Any, section: _Section, fresh: bool) -> None:
-    for name, info in type(section).model_fields.items():
-        key = info.alias or name
+    plain = section.model_dump(mode="json", by_alias=True)
+    # What is after a table in a file belongs to that table: plain keys come first, with their comments.
+    for name in sorted(type(section).model_fields, key=lambda name: _place(getattr(section, name), plain[_key(section, name)])):
+        key, description = _key(section, name), type(section).model_fields[name].description
         value = getattr(section, name)
         if isinstance(value, _Section):
             if key not in table:
@@ -267,20 +333,28 @@ def _merge(table: Any, section: _Section, fresh: bool) -> None:
                 _merge(table[key], value, fresh=True)
             else:
                 _merge(table[key], value, fresh)
-            continue
-        plain = section.model_dump(mode="json", by_alias=True, include={name})[key]
-        if plain is None:
+        elif plain[key] is None:
             table.pop(key, None)
-        elif key not in table or table[key] != plain:
-            if isinstance(plain, list) and plain and isinstance(plain[0], dict):
-                tables = tomlkit.aot()
-                for item in plain:
-                    tables.append(tomlkit.item(_without_none(item)))
-                table[key] = tables
-                continue
-            if fresh and info.description and hasattr(table, "add"):
-                table.add(tomlkit.comment(info.description))
-            table[key] = plain
+        elif key not in table or table[key] != plain[key]:
+            if fresh and description and hasattr(table, "add"):
+                table.add(tomlkit.comment(description))
+            table[key] = _tables(plain[key]) if _place(value, plain[key]) else plain[key]
+
+
+def _key(section: _Section, name: str) -> str:
+    return type(section).model_fields[name].alias or name
+
+
+def _place(value: Any, plain: Any) -> int:
+    """0 for a plain key, 1 for a list of tables, 2 for a section."""
+    return 2 if isinstance(value, _Section) else int(isinstance(plain, list) and bool(plain) and isinstance(plain[0], dict))
+
+
+def _tables(items: list[dict[str, Any]]) -> Any:
+    tables = tomlkit.aot()
+    for item in items:
+        tables.append(tomlkit.item(_without_none(item)))
+    return tables
 
 
 def _without_none(item: dict[str, Any]) -> dict[str, Any]:

@@ -124,3 +124,37 @@ def test_that_the_standard_error_is_right_about_how_far_samples_are_off():
     assert np.mean(np.abs(off) < 1.96 * np.array(said)) > 0.9
     whole = estimate(sizes, [losses[s.frames] for s in strata], [entries[s.frames] for s in strata])
     assert whole.loss == pytest.approx(truth) and whole.standard_error == 0
+
+
+def test_that_seen_frames_say_how_far_the_loss_on_other_frames_may_be():
+    from zk0desk.training.sampling import SeenFrames
+
+    draw = np.random.default_rng(3)
+    entries = draw.integers(3, 48, (800, 40)).astype(float)
+    off, said = [], []
+    for row in entries:
+        mean, error = SeenFrames(("a",), np.zeros(40, int), draw.gamma(2.0, 1.0, 40), row).mean()
+        off.append(mean - 2.0)
+        said.append(error)
+    assert np.mean(said) == pytest.approx(np.std(off), rel=0.08)
+
+
+def test_that_two_policies_on_the_same_frames_differ_with_a_smaller_error_than_either_has(local_node, chosen):
+    policy = local_node().policy
+    one = evaluate(policy, chosen, batch=8)
+    policy.set_weights(policy.get_weights() * np.float32(0.99))
+    other = evaluate(policy, chosen, batch=8)
+    assert one.seen.mean()[0] == pytest.approx(one.loss) and one.seen.mean([0])[0] == pytest.approx(one.recordings["held-out"])
+    difference, error = other.seen.difference(one.seen)
+    assert difference == pytest.approx(other.loss - one.loss, abs=1e-9) and 0 < error < one.seen.mean()[1] / 2
+    with pytest.raises(ValueError, match="different frames"):
+        one.seen.difference(evaluate(policy, chosen[:1], batch=8).seen)
+
+
+def test_that_an_evaluation_draws_nothing_from_the_process_own_generators(local_node, chosen):
+    import random
+
+    policy = local_node().policy
+    before = torch.get_rng_state().numpy().tobytes(), np.random.get_state()[1].tobytes(), random.getstate()
+    evaluate(policy, chosen[:1], batch=8)
+    assert before == (torch.get_rng_state().numpy().tobytes(), np.random.get_state()[1].tobytes(), random.getstate())

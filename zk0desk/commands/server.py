@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import sys
@@ -12,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from zk0desk.errors import ExitStatus
 from zk0desk.events import Event
 
 app = typer.Typer(
@@ -81,12 +83,14 @@ def start(
     \b
     Example: zk0desk server start ~/arms --run
     """
+    from zk0desk.federation.event_log import logged
     from zk0desk.federation.server_folder import ServerFolder
     from zk0desk.federation.supervisor import Server
     from zk0desk.quiet import quiet_libraries
 
     quiet_libraries()
-    server = Server(ServerFolder(folder), _print, run=run, rounds=rounds)
+    home = ServerFolder(folder)
+    server = Server(home, logged(home, _print), relay=_print, run=run, rounds=rounds)
     _until_told(server.stop, with_parent, within=1.7)
     server.serve()
 
@@ -106,51 +110,90 @@ def run_(
     Example: zk0desk server run ~/arms --rounds 30
     """
     from zk0desk.control import NodeControl, Stopped
+    from zk0desk.federation.event_log import logged
     from zk0desk.federation.server_app import run_rounds
+    from zk0desk.federation.server_folder import ServerFolder
     from zk0desk.federation.tracking import tracked
 
     control = NodeControl()
     _until_told(control.stop_now, with_parent, within=1.7)
     try:
-        with tracked(folder, _print) as emit:
+        with tracked(folder, logged(ServerFolder(folder), _print)) as emit:
             run_rounds(folder, emit, control=control, rounds=rounds, fresh=new)
     except Stopped:
         return
 
 
 @app.command()
-def status(folder: Folder, as_json: AsJson = False) -> None:
-    """Say whether the server runs, who is online, and how far the run is.
+def status(
+    folder: Folder,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow it until Ctrl-C.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Say how the federation stands: the round and its schedule, who is online, training, late, refused or quarantined and why, losses,
+    bytes, time left.
+
+    Reads the server's folder and asks the SuperLink who is online. Exit status: 0 it runs, 6 no server runs in this folder, of which
+    what is known is told all the same.
 
     \b
-    Example: zk0desk server status ~/arms --json
+    Example: zk0desk server status ~/arms --watch
     """
-    from zk0desk.federation.run_record import records
+    from rich.console import Console
+
+    from zk0desk.commands.server_view import snapshot
+    from zk0desk.commands.server_view import watch as follow
+    from zk0desk.errors import OperatorError
     from zk0desk.federation.server_folder import ServerFolder
+    from zk0desk.federation.server_status import StatusReader, online_keys
 
     server = ServerFolder(folder)
-    settings, running = server.settings(), server.running()
-    runs = records(server)
-    found: dict[str, Any] = {
-        "federation": settings.federation,
-        "address": f"{settings.network.name}:{running.port}",
-        "pid": running.pid,
-        "since": running.started,
-        "nodes": _nodes(server),
-        "run": None,
-    }
-    if runs:
-        last = runs[-1]
-        found["run"] = {"run": last.uid, "round": last.done, "rounds": last.rounds, "finished": last.finished, "best-round": last.best,
-                        "eval-losses": last.eval_losses}  # fmt: skip
+    reader = StatusReader(server)
+    if watch:
+        follow(server)
+        return 0
+    found = reader.read()
+    if found.running is not None:
+        with contextlib.suppress(OperatorError):  # a SuperLink that is being started again; the rest is told
+            found = reader.read(online_keys(found.running))
     if as_json:
-        print(json.dumps(found))
+        print(json.dumps(found.to_json()))
+    else:
+        console = Console()
+        console.print(snapshot(found.to_json(), console.width))
+    if found.running is None:
+        if as_json:
+            return int(ExitStatus.UNREACHABLE)
+        server.running()
+    return 0
+
+
+@app.command("set")
+def set_(
+    folder: Folder,
+    key: Annotated[str, typer.Argument(help="The setting with its section, as rounds.min-nodes.", show_default=False)],
+    value: Annotated[str, typer.Argument(help="Its new value.", show_default=False)],
+) -> None:
+    """Change a setting in server.toml; comments stay. A running federation takes it over before its next round, where it can.
+
+    What a run computes with (policy, seed, encoding and the like) is refused while a run is under way: exit status 5.
+
+    \b
+    Example: zk0desk server set ~/arms rounds.min-nodes 3
+    """
+    from zk0desk.federation.live_settings import change_setting
+    from zk0desk.federation.server_folder import ServerFolder
+
+    change = change_setting(ServerFolder(folder), key, value)
+    if change.before == change.after:
+        print(f"{key} is {change.after} already.")
         return
-    count = {name: sum(node["status"] == name for node in found["nodes"]) for name in ("online", "admitted", "waiting")}
-    print(f"{settings.federation} at {found['address']} (process {running.pid})")
-    print(f"{count['online']} nodes online, {count['admitted']} admitted and away, {count['waiting']} waiting to be admitted")
-    if found["run"]:
-        print(f"Run {found['run']['run']}: round {found['run']['round']} of {found['run']['rounds']}")
+    when = {
+        "next-round": "a run takes it over before its next round",
+        "next-start": "the server and the rounds take it over when they are started again",
+        "next-run": "the next run takes it over",
+    }[change.when]
+    print(f"{key} was {change.before} and is {change.after}; {when}.")
 
 
 @app.command()

@@ -1,8 +1,9 @@
 """Held-out evaluation in a process of its own: the process that aggregates holds no torch.
 
 Lines of JSON over its standard input and output. First the held-out recordings and the policy; the answer is
-`{"ready": true}`. Then `{"weights": PATH.npy}` for each evaluation; the answer is `{"loss", "frames", "recordings"}`.
-Either answer may be `{"error": {...}}`, the JSON of an `OperatorError`.
+`{"ready": true}`. Then `{"weights": PATH.npy}` for each evaluation; the answer is `{"loss", "frames", "recordings", ...}`, the fields
+of `HeldOut`. Either answer may be `{"error": {...}}`, the JSON of an `OperatorError`. Nothing is drawn at random in either process:
+each frame's noise and time follow from its content.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,6 +28,9 @@ from zk0desk.errors import OperatorError
 from zk0desk.events import Event
 from zk0desk.federation import child
 from zk0desk.settings import Cache, ChosenRecording
+
+if TYPE_CHECKING:
+    from zk0desk.training.evaluation import Evaluation
 
 ROUNDS = 20
 """About so often a held-out frame is looked at in a run."""
@@ -40,11 +44,35 @@ class EvaluationFailed(OperatorError):
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Held-out loss over all frames, and per recording."""
+    """Held-out loss over all frames, and per recording; `retention`: of recordings whose tasks the base policy knew.
+
+    `standard_errors` has that of each recording's loss by its name, `standard_error` that of `loss` (frames taken as drawn alike;
+    missing or 0 where there are too few to tell).
+    """
 
     loss: float
     frames: int
     recordings: dict[str, float]
+    standard_error: float = 0.0
+    standard_errors: dict[str, float] = field(default_factory=dict)
+    retention: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, found: Evaluation, held_out: int) -> HeldOut:
+        """From an evaluation over `held_out` recordings and then those of retention. A loss that is not finite becomes 1e30."""
+        names = found.seen.names
+        loss, error = found.seen.mean(range(held_out))
+        each = [found.seen.mean([number]) for number in range(len(names))]
+        losses = [_finite(mean, 1e30) for mean, _ in each]
+        frames = int((found.seen.recordings < held_out).sum())
+        return cls(
+            _finite(loss, 1e30),
+            frames,
+            dict(zip(names[:held_out], losses[:held_out], strict=True)),
+            _finite(error, 0.0),
+            {name: error for name, (_, error) in zip(names, each, strict=True) if math.isfinite(error)},
+            dict(zip(names[held_out:], losses[held_out:], strict=True)),
+        )
 
 
 class Evaluator:
@@ -58,6 +86,7 @@ class Evaluator:
         self,
         policy: Path,
         recordings: tuple[ChosenRecording, ...],
+        retention: tuple[ChosenRecording, ...],
         *,
         batch: int,
         cache_gb: float,
@@ -72,8 +101,8 @@ class Evaluator:
         self._answers: queue.Queue[str] = queue.Queue()
         self._pending = 0
         threading.Thread(target=self._read, name="evaluator", daemon=True).start()
-        chosen = [recording.model_dump(mode="json", by_alias=True) for recording in recordings]
-        first = {"policy": str(policy), "recordings": chosen, "batch": batch, "processors": str(processors)}
+        chosen = [[each.model_dump(mode="json", by_alias=True) for each in every] for every in (recordings, retention)]
+        first = {"policy": str(policy), "recordings": chosen[0], "retention": chosen[1], "batch": batch, "processors": str(processors)}
         self._say({**first, "cache": str(scratch.with_name("held-out-frames")), "cache-gb": cache_gb})
         self._ready = False
 
@@ -88,8 +117,7 @@ class Evaluator:
         if not self._ready:
             self._answer()
             self._ready = True
-        answer = self._answer()
-        return HeldOut(float(answer["loss"]), int(answer["frames"]), {str(k): float(v) for k, v in answer["recordings"].items()})
+        return HeldOut(**self._answer())
 
     def _say(self, line: dict[str, Any]) -> None:
         assert self._process.stdin is not None
@@ -167,7 +195,7 @@ def _serve(requests: queue.Queue[bytes], say: IO[str]) -> None:
 
     try:
         first = json.loads(requests.get())
-        recordings = [ChosenRecording.model_validate(each) for each in first["recordings"]]
+        recordings, retention = ([ChosenRecording.model_validate(each) for each in first[part]] for part in ("recordings", "retention"))
 
         from zk0desk.training.evaluation import evaluate
         from zk0desk.training.forward_choice import ForwardChoice
@@ -175,14 +203,14 @@ def _serve(requests: queue.Queue[bytes], say: IO[str]) -> None:
 
         policy = TrainablePolicy.load(Path(first["policy"]))
         _keep_processors(Path(first["processors"]), lambda target: save_processors(target, Path(first["policy"]), recordings))
-        choice = ForwardChoice(policy, policy.frames_of(recordings), _cache(first), emit=_log)
+        every = [*recordings, *retention]
+        choice = ForwardChoice(policy, policy.frames_of(every), _cache(first), emit=_log)
         answer({"ready": True})
         while True:
             policy.set_weights(np.load(json.loads(requests.get())["weights"], allow_pickle=False))
             # Each of the coming rounds visits all frames: the cache pays from the second on.
-            found = evaluate(policy, recordings, batch=first["batch"], forward=choice.begin("evaluation", visits=ROUNDS))
-            loss = found.loss if math.isfinite(found.loss) else 1e30
-            answer({"loss": loss, "frames": found.frames, "recordings": dict(found.recordings)})
+            found = evaluate(policy, every, batch=first["batch"], forward=choice.begin("evaluation", visits=ROUNDS))
+            answer(asdict(HeldOut.of(found, len(recordings))))
     except OperatorError as error:
         answer({"error": error.to_json()})
     except Exception as error:  # noqa: BLE001 - the parent shows it as a sentence
@@ -192,6 +220,10 @@ def _serve(requests: queue.Queue[bytes], say: IO[str]) -> None:
         answer(
             {"error": {"what": "The held-out recordings could not be evaluated.", "why": f"{type(error).__name__}: {error}", "remedy": ""}}
         )
+
+
+def _finite(value: float, otherwise: float) -> float:
+    return value if math.isfinite(value) else otherwise
 
 
 def _log(event: Event) -> None:

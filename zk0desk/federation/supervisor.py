@@ -28,12 +28,17 @@ class AddressTaken(OperatorError):
 
 
 class Server:
-    """A coordinator's server. `serve` blocks until `stop`, which any thread or signal handler may call."""
+    """A coordinator's server. `serve` blocks until `stop`, which any thread or signal handler may call.
 
-    def __init__(self, folder: ServerFolder, emit: Sink, *, run: bool = False, rounds: int | None = None) -> None:
+    `relay` (default: `emit`) is given the events of the rounds' process, which writes them to the folder itself.
+    """
+
+    def __init__(
+        self, folder: ServerFolder, emit: Sink, *, relay: Sink | None = None, run: bool = False, rounds: int | None = None
+    ) -> None:
         self.folder = folder
         self.settings = folder.settings()
-        self._emit = emit
+        self._emit, self._relayed = emit, relay or emit
         self._run, self._rounds = run, rounds
         self._stopping = threading.Event()
         self._superlink = SuperLink(folder, on_disk=self.settings.network.superlink_state == "disk")
@@ -142,7 +147,7 @@ class Server:
         assert process.stdout is not None
         for line in process.stdout:
             try:
-                self._emit(Event.from_json(json.loads(line)))
+                self._relayed(Event.from_json(json.loads(line)))
             except (ValueError, KeyError, TypeError):
                 self._emit(Notice(severity="error", code="run-said", what=line.strip()[:500]))
 

@@ -19,7 +19,7 @@ from zk0desk.settings import ChosenRecording
 from zk0desk.training.forward import Forward, WholeForward
 from zk0desk.training.frames import Batch, Frames, ahead
 from zk0desk.training.noise import draw_noise
-from zk0desk.training.sampling import Mean, draw_sample, estimate, strata_of
+from zk0desk.training.sampling import Mean, SeenFrames, draw_sample, estimate, strata_of
 
 if TYPE_CHECKING:
     from zk0desk.training.policy import TrainablePolicy
@@ -30,7 +30,7 @@ class Evaluation:
     """`loss` is the mean over all valid entries; `recordings` maps each recording's name to its own. `frames` were seen, of `of`.
 
     `standard_error` says how far the sample's loss may be from that of all frames; it is 0 when all were seen. `parts` has
-    the same for each recording, each task and each set of cameras, by name.
+    the same for each recording, each task and each set of cameras, by name. `seen` are the frames themselves.
     """
 
     loss: float
@@ -39,6 +39,7 @@ class Evaluation:
     standard_error: float = 0.0
     of: int = 0
     parts: dict[str, dict[str, Mean]] = field(default_factory=dict)
+    seen: SeenFrames = field(default_factory=SeenFrames, compare=False, repr=False)
 
 
 def evaluate(
@@ -98,7 +99,9 @@ def evaluate(
     }
     whole = mean(range(len(strata)))
     each = {name: part.loss for name, part in parts["recording"].items()}
-    return Evaluation(whole.loss, whole.frames, each, whole.standard_error, whole.of, parts)
+    owner = np.searchsorted(frames.starts, wanted, side="right") - 1
+    seen = SeenFrames(tuple(names), owner, losses[wanted], entries[wanted])
+    return Evaluation(whole.loss, whole.frames, each, whole.standard_error, whole.of, parts, seen)
 
 
 def _cameras(frames: Frames, number: int) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -36,6 +36,48 @@ class Mean:
     standard_error: float
     frames: int
     of: int
+
+
+@dataclass(frozen=True)
+class SeenFrames:
+    """The frames that an evaluation saw, in order: each one's recording (a number in `names`), mean loss, and valid entries."""
+
+    names: tuple[str, ...] = ()
+    recordings: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    losses: np.ndarray = field(default_factory=lambda: np.empty(0))
+    entries: np.ndarray = field(default_factory=lambda: np.empty(0))
+
+    def mean(self, numbers: Sequence[int] | None = None) -> tuple[float, float]:
+        """Mean loss over the valid entries of the recordings `numbers` (default: all), and its standard error; NaN without frames.
+
+        The error is that of a ratio estimate from frames drawn alike, each with noise of its own: how far the loss on other such
+        frames may be. Frames of one episode resemble each other, so that it is rather too small.
+        """
+        return _ratio(self.losses, self.entries, self._of(numbers))
+
+    def difference(self, other: SeenFrames, numbers: Sequence[int] | None = None) -> tuple[float, float]:
+        """This mean less that of `other`, which saw the same frames with the same noise, and the difference's standard error.
+
+        Far smaller than the errors of the two: what makes a frame hard is taken out. ValueError unless the frames are the same.
+        """
+        if self.names != other.names or not np.array_equal(self.entries, other.entries):
+            raise ValueError("the two evaluations saw different frames")
+        return _ratio(self.losses - other.losses, self.entries, self._of(numbers))
+
+    def _of(self, numbers: Sequence[int] | None) -> np.ndarray:
+        return np.ones(len(self.losses), bool) if numbers is None else np.isin(self.recordings, list(numbers))
+
+
+def _ratio(values: np.ndarray, entries: np.ndarray, chosen: np.ndarray) -> tuple[float, float]:
+    values, entries = values[chosen], entries[chosen]
+    total = float(entries.sum())
+    if not total:
+        return math.nan, math.nan
+    mean = float(values @ entries) / total
+    if len(values) < 2:
+        return mean, math.nan
+    variance = len(values) * float(np.var(entries * (values - mean), ddof=1))
+    return mean, math.sqrt(variance) / total
 
 
 def strata_of(frames: Frames) -> list[Stratum]:
