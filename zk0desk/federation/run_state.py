@@ -11,8 +11,10 @@ import numpy as np
 from zk0desk.control import NodeControl
 from zk0desk.events import Sink
 from zk0desk.federation import updates
+from zk0desk.federation.deliveries import Deliveries
 from zk0desk.federation.run_record import open_record
 from zk0desk.federation.server_folder import ServerFolder, fingerprint_of
+from zk0desk.federation.weights_chain import WeightsChain
 from zk0desk.training import policy_files
 
 if TYPE_CHECKING:
@@ -46,6 +48,10 @@ class RunState:
         first one; a part that finds nothing under its name begins."""
         self.kept_arrays: dict[str, np.ndarray] = {}
         """The same for arrays, by lower-case words with hyphens. They are read back memory-mapped: writing into one changes a copy."""
+        self.codec = WeightsChain(self)
+        """Takes the weights from round to round: `weights = codec.advance(weights, step)`."""
+        self.deliveries = Deliveries(self)
+        """Which node holds which weights: `deliveries.used(number, fingerprints)` with every round that is aggregated."""
         self.grid: Grid | None = None
 
     def take(self, weights: np.ndarray) -> None:
