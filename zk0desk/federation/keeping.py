@@ -9,14 +9,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zk0desk.events import CheckpointSaved, Evaluated, ServerStateChanged
+from zk0desk.errors import ExitStatus, OperatorError
+from zk0desk.events import CheckpointSaved, Evaluated, Notice, ServerStateChanged
 from zk0desk.federation import run_checkpoint
+from zk0desk.federation.run_record import RunRecord
 from zk0desk.federation.run_state import RunState
-from zk0desk.federation.server_folder import ServerFolderError
 from zk0desk.training import policy_files
 
 if TYPE_CHECKING:
     from zk0desk.federation.evaluator import Evaluator
+
+
+class CheckpointsLost(OperatorError):
+    """A run was further than its first round, and none of its checkpoints can be read."""
+
+    code = "checkpoints-lost"
+    exit_status = ExitStatus.UNUSABLE
 
 
 class Keeping:
@@ -28,19 +36,42 @@ class Keeping:
         self._baseline_due = False
 
     def restored(self) -> np.ndarray:
-        """The weights of the last round that is kept, or the base policy's. `ServerFolderError` when they were changed."""
+        """The weights of the last round that is whole, or the base policy's; record and what the parts kept become that round's.
+
+        A damaged checkpoint is told, set aside and passed over for the one before. `CheckpointsLost` when that leaves none.
+        """
         state, record = self._state, self._state.record
-        if not record.done:
+        run = record.folder(state.folder)
+        run_checkpoint.sweep(run)
+        damaged: list[Path] = []
+        found = run_checkpoint.newest(run, lambda folder, why: damaged.append(self._set_aside(folder, why)))
+        if found is None:
+            if record.done and not any(folder.name.startswith("round-0001") for folder in damaged):
+                raise CheckpointsLost(
+                    f"None of this run's checkpoints in {run} is whole.",
+                    f"It was at round {record.done}.",
+                    "Bring them back from a backup, or begin a new run: zk0desk server run --new",
+                )
+            record.go_back(RunRecord(record.uid, record.rounds, record.policy_id, record.seed, record.number))
+            state.first = 1
             return policy_files.trainable_weights(state.base)
-        source = record.checkpoint(state.folder, record.done)
-        try:
-            found = run_checkpoint.read(source)
-        except run_checkpoint.CheckpointDamaged as error:
-            raise ServerFolderError(
-                f"{source} is not what this run wrote.", f"It is damaged: {error}.", "Restore it, or start a new run with --new."
-            ) from error
-        state.kept, state.kept_arrays = found.kept, found.kept_arrays
+        record.go_back(RunRecord.from_json(found.record))
+        state.kept, state.kept_arrays = (record.kept if record.settled == record.done else found.kept), found.kept_arrays
+        state.first = record.done + 1
         return found.weights
+
+    def _set_aside(self, folder: Path, why: str) -> Path:
+        aside = folder.with_name(f"{folder.name}.damaged")
+        run_checkpoint.remove(aside)
+        folder.replace(aside)
+        self._state.emit(
+            Notice(
+                severity="warning", code="checkpoint-damaged", what=f"The checkpoint {folder} is damaged: {why}.",
+                why="The disk may be failing, or the files were changed.",
+                remedy=f"It is now {aside.name}, and the run goes on from the round before; nodes train the rounds since again.",
+            )
+        )  # fmt: skip
+        return aside
 
     def start_evaluator(self) -> None:
         """Start the process that evaluates, if there are held-out recordings; in a new run it begins with the base policy."""
@@ -65,7 +96,7 @@ class Keeping:
                 control=state.control,
                 log=log,
             )
-        if not state.record.done:
+        if not state.record.done and "0" not in state.record.eval_losses:
             self._evaluator.begin(state.weights)
             self._baseline_due = True
 
@@ -73,26 +104,45 @@ class Keeping:
         """Wait for the base policy's loss, once; nodes train meanwhile."""
         if self._baseline_due:
             self._evaluate(0)
+            self.save()
 
     def keep(self, number: int) -> None:
-        """Keep the round on disk before it is evaluated: what nodes worked for survives whatever happens then."""
+        """Put the round on disk before it is evaluated: what nodes worked for survives whatever happens then."""
         state, record = self._state, self._state.record
-        folder = record.checkpoint(state.folder, number)
         # The evaluator writes the processors before its first answer, which was awaited in this process's first round.
         processors = self._processors if (self._processors / "config.json").is_file() else None
+        state.disk.insist(state.journal.sync)
+        done = {**asdict(record), "done": number, "kept": {}, "entries": state.journal.length, "head": state.journal.head}
+        state.disk.insist(
+            lambda: run_checkpoint.write(
+                record.checkpoint(state.folder, number), state.base, state.weights, record=done, kept=state.kept,
+                kept_arrays=state.kept_arrays, processors=processors,
+            )
+        )  # fmt: skip
         record.done = number
-        run_checkpoint.write(
-            folder, state.base, state.weights, record=asdict(record), kept=state.kept, kept_arrays=state.kept_arrays, processors=processors
-        )
-        record.save(state.folder)
-        loss = self._evaluate(number)
+
+    def evaluate(self, number: int) -> float | None:
+        """The held-out loss of round `number`: what is known of it, else it is measured. None without held-out recordings."""
+        known = self._state.record.eval_losses.get(str(number))
+        return self._evaluate(number) if known is None else known
+
+    def settle(self, number: int, loss: float | None) -> None:
+        """Round `number` was measured, and what follows was decided: all of it outlasts this process from now on."""
+        state, record = self._state, self._state.record
         before = record.eval_losses.get(str(record.best), math.inf) if record.best else math.inf
         best = loss < before if loss is not None else self._evaluator is None
         if best:
             record.best = number
-        record.save(state.folder)
+        record.settled = number
+        self.save()
         record.prune(state.folder, state.rules.keep_checkpoints)
-        state.emit(CheckpointSaved(run=record.uid, round=number, folder=str(folder), best=best))
+        state.emit(CheckpointSaved(run=record.uid, round=number, folder=str(record.checkpoint(state.folder, number)), best=best))
+
+    def save(self) -> None:
+        """Write run.json."""
+        state, record = self._state, self._state.record
+        record.kept, record.entries, record.head = state.kept, state.journal.length, state.journal.head
+        state.disk.insist(lambda: record.save(state.folder))
 
     def close(self) -> None:
         """End the process that evaluates."""

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from zk0desk.training import policy_files
 
 STATE, MANIFEST = "zk0", "manifest.json"
 FORMAT = 1
+_ROUND = re.compile(r"round-(\d{4,})")
 
 
 class CheckpointDamaged(Exception):
@@ -82,6 +85,40 @@ def read(folder: Path) -> Checkpoint:
         )
     except (OSError, ValueError, policy_files.PolicyError) as error:
         raise CheckpointDamaged(f"{error}") from error
+
+
+def newest(run: Path, passed_over: Callable[[Path, str], None]) -> Checkpoint | None:
+    """The last round in the run's folder that is whole, or None. `passed_over` is told each one that is not, and in what."""
+    for _, folder in reversed(rounds(run)):
+        try:
+            return read(folder)
+        except CheckpointDamaged as error:
+            passed_over(folder, str(error))
+    return None
+
+
+def rounds(run: Path) -> list[tuple[int, Path]]:
+    """The numbers and folders of the rounds in the run's folder, in order, whole or not."""
+    found = ((_ROUND.fullmatch(path.name), path) for path in run.glob("round-*"))
+    return sorted((int(match[1]), path) for match, path in found if match)
+
+
+def remove(folder: Path) -> None:
+    """Remove a round: it is gone at once for every reader, however long its files take."""
+    going = folder.with_name(f".{folder.name}.going")
+    try:
+        folder.replace(going)
+    except OSError:
+        return  # another time: this only costs room
+    shutil.rmtree(going, ignore_errors=True)
+
+
+def sweep(run: Path) -> None:
+    """Remove what a killed process left half written or half removed in the run's folder."""
+    for path in run.glob(".round-*"):
+        shutil.rmtree(path, ignore_errors=True)
+    for path in run.glob("*.partial"):
+        path.unlink(missing_ok=True) if path.is_file() else shutil.rmtree(path, ignore_errors=True)
 
 
 def verify(folder: Path) -> None:

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zk0desk.control import NodeControl
-from zk0desk.events import Sink
-from zk0desk.federation import updates
+from zk0desk.events import Event, Notice, Sink
+from zk0desk.federation import chain, updates
+from zk0desk.federation.chain import ChainedJournal
 from zk0desk.federation.deliveries import Deliveries
+from zk0desk.federation.disk import PatientDisk
+from zk0desk.federation.live_settings import LiveSettings
 from zk0desk.federation.run_record import open_record
 from zk0desk.federation.server_folder import ServerFolder, fingerprint_of
 from zk0desk.federation.weights_chain import WeightsChain
@@ -29,12 +32,11 @@ class RunState:
     """
 
     def __init__(self, folder: ServerFolder, emit: Sink, control: NodeControl, rounds: int | None, fresh: bool) -> None:
-        self.folder, self.emit, self.control = folder, emit, control
+        self.folder, self._pass_on, self.control = folder, emit, control
         self.settings = folder.settings()
         self.rules = self.settings.rounds
         self.base = folder.policy(self.settings)
         self.files = policy_files.read_policy(self.base)
-        folder.running()  # before anything is written
         self.record = open_record(
             folder, federation=self.settings.federation, seed=self.rules.seed, rounds=rounds or self.rules.rounds,
             policy_id=self.files.policy_id, fresh=fresh,
@@ -48,11 +50,24 @@ class RunState:
         first one; a part that finds nothing under its name begins."""
         self.kept_arrays: dict[str, np.ndarray] = {}
         """The same for arrays, by lower-case words with hyphens. They are read back memory-mapped: writing into one changes a copy."""
+        self.live = LiveSettings(self)
+        """Takes changes of server.toml over into `settings` and `rules`: look those up when they are needed."""
         self.codec = WeightsChain(self)
         """Takes the weights from round to round: `weights = codec.advance(weights, step)`."""
         self.deliveries = Deliveries(self)
         """Which node holds which weights: `deliveries.used(number, fingerprints)` with every round that is aggregated."""
         self.grid: Grid | None = None
+        self.disk = PatientDisk(folder.path, emit, self.wait)
+        """For what is written: it waits for a disk that is full."""
+        self.journal = ChainedJournal(self.record.folder(folder) / chain.NAME)
+
+    def emit(self, event: Event) -> None:
+        """Write what concerns the run into its journal, and pass it on."""
+        try:
+            if hasattr(event, "run") or (isinstance(event, Notice) and event.severity != "note"):
+                self.disk.insist(lambda: self.journal.append(event.to_json()))
+        finally:
+            self._pass_on(event)
 
     def take(self, weights: np.ndarray) -> None:
         """Make `weights` (flat float32) the global ones."""

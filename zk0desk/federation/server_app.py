@@ -11,16 +11,31 @@ from collections.abc import Callable
 from pathlib import Path
 
 from zk0desk.control import NodeControl, Stopped
+from zk0desk.errors import ExitStatus, OperatorError
 from zk0desk.events import RoundOpened, RunFinished, RunStarted, ServerStateChanged, Sink
+from zk0desk.federation import disk, process_lock
 from zk0desk.federation.aggregation import Aggregation
 from zk0desk.federation.broadcast import Broadcast
 from zk0desk.federation.collecting import Collector
+from zk0desk.federation.deciding import Deciding
 from zk0desk.federation.keeping import Keeping
+from zk0desk.federation.provenance import provenance
 from zk0desk.federation.run_state import RunState, names
 from zk0desk.federation.server_folder import ServerFolder, ServerNotRunningError
 
 LOST_LIMIT_S = 600.0
 """How long a SuperLink may be away before the run gives up; it goes on from its checkpoint when started again."""
+
+
+TAKE_OVER_S = 10.0
+"""How long a run waits for one that ends: the processes of a server that was killed need a moment to notice."""
+
+
+class AlreadyConducted(OperatorError):
+    """Another process conducts the rounds of this server."""
+
+    code = "already-conducted"
+    exit_status = ExitStatus.USAGE
 
 
 def run_rounds(
@@ -31,32 +46,48 @@ def run_rounds(
     Goes on with the last run where it stopped, unless `fresh`. `rounds` replaces the settings' number. Raises
     `OperatorError` after `RunFinished(reason="failed")`, and `Stopped` after `reason="stopped"`.
     """
-    return _Conductor(RunState(ServerFolder(folder), emit, control or NodeControl(), rounds, fresh)).run()
+    server = ServerFolder(folder)
+    server.settings()
+    server.running()  # before anything is written
+    other = AlreadyConducted(
+        "The rounds of this server are conducted already.", "Another process does it.", "Watch it: zk0desk server status"
+    )
+    with disk.told(server.path), process_lock.held(server.state / "rounds.lock", other, wait_s=TAKE_OVER_S):
+        state = RunState(server, emit, control or NodeControl(), rounds, fresh)
+        try:
+            return _Conductor(state).run()
+        finally:
+            state.journal.close()
 
 
 class _Conductor:
     def __init__(self, state: RunState) -> None:
         self._state = state
-        self._broadcast, self._collector = Broadcast(state), Collector(state)
-        self._aggregation, self._keeping = Aggregation(state), Keeping(state)
+        self._keeping = Keeping(state)
+        # Before the parts are made: they find what they kept.
         state.take(self._keeping.restored())
+        self._broadcast, self._collector, self._deciding = Broadcast(state), Collector(state), Deciding(state)
+        self._aggregation = Aggregation(state, self._collector.spool)
 
     def run(self) -> Path:
         state, record, began = self._state, self._state.record, self._state.record.done
         settings = state.rules.model_dump(mode="json", by_alias=True)
-        state.emit(RunStarted(run=record.uid, round=began + 1, rounds=record.rounds, policy=state.files.policy_id, settings=settings))
         reason = "failed"
         try:
-            record.save(state.folder)
+            state.disk.insist(lambda: state.journal.append(provenance(state)))
+            state.emit(RunStarted(run=record.uid, round=began + 1, rounds=record.rounds, policy=state.files.policy_id, settings=settings))
+            self._keeping.save()
             self._keeping.start_evaluator()
+            if record.settled < record.done:
+                self._settle(record.done)
             self._reconnect()
             while record.done < record.rounds and not (state.control.finishing and record.done > began):
                 self._persist(self._round)
             if record.done:
-                self._broadcast.tell_the_end()
+                self._broadcast.tell_the_end(self._collector.verdicts())
             reason = "complete" if record.done >= record.rounds else "stopped"
             record.finished = reason == "complete"
-            record.save(state.folder)
+            self._keeping.save()
         except Stopped:
             reason = "stopped"
             raise
@@ -69,11 +100,17 @@ class _Conductor:
         return Path(last)
 
     def _persist(self, act: Callable[[], None]) -> None:
-        """Do `act`; when the SuperLink is lost meanwhile, wait for it and do it again."""
+        """Do `act`; when the SuperLink is lost meanwhile, wait for it and do it again. The same for a disk that refuses."""
         from zk0desk.federation.grid import SuperLinkLost
 
         try:
             act()
+        except OSError as error:
+            if not disk.refused(error):
+                raise
+            what = "Something of this round could not be written; the round starts again."
+            self._state.emit(ServerStateChanged(state="waiting-for-disk", what=what, why=f"{error.strerror}."))
+            self._keeping.save()
         except SuperLinkLost as error:
             what = "The SuperLink was lost; this round starts again."
             self._state.emit(ServerStateChanged(state="reconnecting", what=what, why=error.why))
@@ -101,8 +138,8 @@ class _Conductor:
     def _round(self) -> None:
         state, number = self._state, self._state.record.done + 1
         nodes = self._collector.gather(number)
-        request = self._broadcast.request(number, state.rules.lr, state.rules.proximal_mu)
-        sent = self._broadcast.send(request, nodes)
+        request = self._broadcast.request(number, self._deciding.decision(number))
+        sent = self._broadcast.send(request, nodes, self._collector.verdicts())
         asked = [node for node in nodes if node.node_id in sent]
         state.emit(
             RoundOpened(
@@ -114,3 +151,11 @@ class _Conductor:
         answers = self._collector.collect(request, {sent[node.node_id]: node for node in asked}, self._broadcast.send)
         if self._aggregation.aggregate(request, asked, answers):
             self._keeping.keep(number)
+            self._settle(number)
+
+    def _settle(self, number: int) -> None:
+        """What follows a round that is kept: its loss, and how to go on. After a restart in its midst it is done again."""
+        loss = self._keeping.evaluate(number)
+        if number < self._state.record.rounds:
+            self._deciding.decision(number + 1)
+        self._keeping.settle(number, loss)
