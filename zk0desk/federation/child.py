@@ -7,11 +7,13 @@ ends. That works on every system and leaves the parent free to start the child f
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import IO, Any
 
 
@@ -66,3 +68,39 @@ def when_parent_ends(act: Callable[[], None], *, within: float = 1.0) -> None:
         act()
 
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
+def remember(path: Path, pids: Iterable[int]) -> None:
+    """Write down which children there are, for one who comes after this process was killed."""
+    import psutil
+
+    found = []
+    for pid in pids:
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(pid)
+            found.append({"pid": pid, "began": process.create_time(), "command": process.cmdline()})
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(found), encoding="utf-8")
+    partial.replace(path)
+
+
+def end_left_behind(path: Path, grace: float = 3.0) -> None:
+    """Wait until the children that a killed process wrote down have ended; one that hangs is ended. Nobody else is touched."""
+    import psutil
+
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    left = []
+    for each in known:
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(each["pid"])
+            # A process id is given out again.
+            if abs(process.create_time() - each["began"]) < 1 and process.cmdline() == each["command"]:
+                left.append(process)
+    for process in psutil.wait_procs(left, timeout=grace)[1]:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+            process.wait(5)
+    path.unlink(missing_ok=True)

@@ -41,5 +41,7 @@ def is_held(path: Path) -> bool:
         lock.acquire()
     except Timeout:
         return True
+    except OSError:
+        return True  # it cannot even be opened: the disk became read-only, which ends no process
     lock.release()
     return False
