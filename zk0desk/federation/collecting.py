@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from zk0desk.events import NodeQuarantined, Notice, ReplyAccepted, ReplyRefused, ServerStateChanged
 from zk0desk.federation import messages, robust, strategy
@@ -15,13 +15,13 @@ from zk0desk.federation.messages import MessageRefused, TrainRequest
 from zk0desk.federation.quarantine import Quarantine
 from zk0desk.federation.run_state import RunState
 from zk0desk.federation.server_folder import fingerprint_of
-from zk0desk.federation.spool import Spool, Spooled
+from zk0desk.federation.spool import Spool, Spooled, SpoolTrouble
 
 if TYPE_CHECKING:
     from zk0desk.federation.grid import OnlineNode, Reply
 
 RESENDS = 3
-"""How often a round is sent to a node again whose instruction was lost on the way."""
+"""How often a round is sent again to a node whose instruction was lost on the way, or that needs the whole weights."""
 LATE_ROUNDS = 3
 """For so many rounds a reply that comes after its deadline is still recognised, and its bytes freed."""
 
@@ -55,6 +55,13 @@ class Refused:
 
 Answers = dict[bytes, Accepted | Refused]
 """What came, by public key. Nodes that did not answer in time are not in it."""
+
+
+class Send(Protocol):
+    """Sends a round to nodes: `Broadcast.send`."""
+
+    def __call__(self, request: TrainRequest, nodes: Sequence[OnlineNode], *, whole: bool = False) -> dict[int, str]:
+        """The message's id by node id."""
 
 
 @dataclass(frozen=True)
@@ -104,13 +111,11 @@ class Collector:
                 return [node for node in online if node.public_key in drawn]
             state.wait(0.1 if number == state.first else 0.5)
 
-    def collect(
-        self, request: TrainRequest, waiting: dict[str, OnlineNode], send: Callable[[TrainRequest, Sequence[OnlineNode]], dict[int, str]]
-    ) -> Answers:
+    def collect(self, request: TrainRequest, waiting: dict[str, OnlineNode], send: Send) -> Answers:
         """Answers to `request` until all of `waiting` (nodes by message id) have come or the deadline passed.
 
         They are told as events in the order of the keys, each as soon as that allows. `send` sends the round again to a node whose
-        instruction was lost.
+        instruction was lost, or that needs the whole weights.
         """
         try:
             return self._collect(request, waiting, send)
@@ -118,9 +123,7 @@ class Collector:
             self.spool.clear()
             raise
 
-    def _collect(
-        self, request: TrainRequest, waiting: dict[str, OnlineNode], send: Callable[[TrainRequest, Sequence[OnlineNode]], dict[int, str]]
-    ) -> Answers:
+    def _collect(self, request: TrainRequest, waiting: dict[str, OnlineNode], send: Send) -> Answers:
         state = self._state
         began = time.monotonic()
         self._first_asked.setdefault(request.server_round, (began, time.time()))
@@ -142,9 +145,10 @@ class Collector:
                     self._tell_late(reply)
                     continue
                 node = waiting.pop(reply.to)
-                if reply.gone and resent[node.node_id] < RESENDS and not over:
+                whole = messages.asks_for_whole(reply.error)
+                if (reply.gone or whole) and resent[node.node_id] < RESENDS and not over:
                     resent[node.node_id] += 1
-                    again = dict.fromkeys(send(request, [node]).values(), node)
+                    again = dict.fromkeys(send(request, [node], whole=whole).values(), node)
                     waiting |= again
                     asked |= again
                 else:
@@ -261,6 +265,8 @@ class Collector:
 
 
 def _judge(reply: Reply) -> Accepted | Refused:
+    if isinstance(reply.refused, SpoolTrouble) and isinstance(reply.refused.__cause__, OSError):
+        raise reply.refused.__cause__  # the round waits for the disk, and is sent again
     if reply.refused is not None:
         bad = isinstance(reply.refused, MessageRefused)
         return Refused(reply.refused.code, reply.refused.why, bad)

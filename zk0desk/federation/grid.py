@@ -7,30 +7,40 @@ connection is `SuperLinkLost` here, and the caller decides.
 from __future__ import annotations
 
 import hashlib
+import io
+import json
 import threading
+import time
+import tokenize
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from logging import ERROR
-from typing import TYPE_CHECKING, Any
+from math import prod
+from typing import TYPE_CHECKING, Any, Protocol
 
 import httpx
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from zk0desk.errors import ExitStatus, OperatorError
 from zk0desk.federation.gateway import SECRET_HEADER
+from zk0desk.federation.messages import ARRAYS, CONFIG, METRICS, MessageRefused
 from zk0desk.quiet import quiet_libraries
 
 quiet_libraries()
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict  # noqa: E402 - quiet first
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict  # noqa: E402 - quiet first
 from flwr.common.constant import ErrorCode, SubStatus  # noqa: E402
-from flwr.common.serde import fab_to_proto, run_from_proto  # noqa: E402
+from flwr.common.serde import config_record_from_proto, fab_to_proto, metric_record_from_proto, run_from_proto  # noqa: E402
 from flwr.proto.control_pb2 import ListNodesRequest, RegisterNodeRequest, StartRunRequest, StopRunRequest, UnregisterNodeRequest  # noqa: E402
-from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest  # noqa: E402
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, PullObjectRequest  # noqa: E402
+from flwr.proto.message_pb2 import Message as ProtoMessage  # noqa: E402
+from flwr.proto.recorddict_pb2 import ConfigRecord as ProtoConfigRecord  # noqa: E402
+from flwr.proto.recorddict_pb2 import MetricRecord as ProtoMetricRecord  # noqa: E402
 from flwr.proto.runtime_pb2 import (  # noqa: E402
     AcquireTaskRequest,
     PullAppMessagesRequest,
@@ -38,12 +48,9 @@ from flwr.proto.runtime_pb2 import (  # noqa: E402
     PushTaskOutputRequest,
     SendTaskHeartbeatRequest,
 )
-from flwr.supercore.constant import TaskType  # noqa: E402
+from flwr.supercore.constant import HEAD_BODY_DIVIDER, HEAD_VALUE_DIVIDER, TaskType  # noqa: E402
 from flwr.supercore.control import ControlHttpClient  # noqa: E402
 from flwr.supercore.fab import Fab  # noqa: E402
-from flwr.supercore.inflatable.inflatable_object import iterate_object_tree  # noqa: E402
-from flwr.supercore.inflatable.inflatable_protobuf_utils import make_pull_object_fn_protobuf  # noqa: E402
-from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, inflate_object_from_contents, pull_objects  # noqa: E402
 from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor, RuntimeVersionHttpInterceptor  # noqa: E402
 from flwr.supercore.runtime import RuntimeHttpClient  # noqa: E402
 from flwr.supercore.task_identity import TaskIdentity  # noqa: E402
@@ -56,6 +63,14 @@ if TYPE_CHECKING:
 HEARTBEAT_S = 15.0
 ARRIVAL_LIMIT_S = 7200.0
 """How long a reply's arrays may take to follow the reply; the round's deadline is what usually ends it."""
+ARRIVALS = 256
+"""Replies that can arrive at once. Wide, because that mostly is waiting for a node's line: slow ones must not hold up the others."""
+PULLS = 2
+"""Objects that are pulled and looked at at once, of all replies together: what they take of memory does not grow with the nodes."""
+SMALL = 2**20
+"""Most bytes of an object that is no part of an array: names, settings, metrics."""
+LARGE = 16 * 2**20 + 2**16
+"""Most bytes of a piece of the arrays: 4,194,304 values as fp32, and their header."""
 
 GONE = frozenset({ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE, ErrorCode.NODE_UNAVAILABLE})
 """Error replies that the SuperLink makes itself: the instruction is gone, and the round has to be sent again."""
@@ -193,17 +208,36 @@ class _Connection(HttpGrid):
         )
 
 
+class Receiver(Protocol):
+    """Takes one reply, piece by piece. Each method may raise `OperatorError`, which ends the reply; `drop` is then called."""
+
+    def begin(self, config: dict[str, Any], metrics: dict[str, Any], pieces: list[str]) -> None:
+        """What the reply says, and the names of the pieces that follow, in their order."""
+
+    def piece(self, array: np.ndarray) -> None:
+        """The next piece. Its memory is not its own: it is good until this returns."""
+
+    def end(self) -> Any:
+        """All pieces came; the result is `Reply.received`."""
+
+    def drop(self) -> None:
+        """The reply is not used; what was kept of it goes."""
+
+
 @dataclass(frozen=True)
 class Reply:
-    """A node's reply. `gone`: the SuperLink's own answer that the instruction no longer exists. `error`: the node refused."""
+    """A node's reply. `gone`: the SuperLink's own answer that the instruction no longer exists. `error`: the node refused, or it did not
+    arrive whole. `refused`: what its receiver, or its form, was refused for. `late`: it came after it was abandoned; nothing of it is here.
+    """
 
     to: str
-    arrays: list[np.ndarray]
     config: dict[str, Any]
     metrics: dict[str, Any]
-    bytes: int
+    received: Any = None
     error: str = ""
     gone: bool = False
+    refused: OperatorError | None = None
+    late: bool = False
 
 
 class Grid:
@@ -217,8 +251,8 @@ class Grid:
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = task.task_id, self.run_id, task.context.node_id
         self._grid.set_run(run_from_proto(task.run))
         self._closed = threading.Event()
-        # Wide, because a fetch mostly waits for a node's line: slow ones must not hold up the others.
-        self._fetching = ThreadPoolExecutor(max_workers=32, thread_name_prefix="reply")
+        self._fetching = ThreadPoolExecutor(max_workers=ARRIVALS, thread_name_prefix="reply")
+        self._pulling = threading.Semaphore(PULLS)
         self._abandoned: set[str] = set()
         self._arriving: dict[str, Future[Reply]] = {}
         self._heart = threading.Thread(target=self._beat, name="serverapp-heartbeat", daemon=True)
@@ -278,51 +312,100 @@ class Grid:
                 sent[node_id] = ids[0]
         return sent
 
-    def replies(self, ids: Iterable[str]) -> list[Reply]:
-        """What has come whole for these messages; a reply that is still being uploaded is fetched meanwhile and returned later.
+    def replies(self, ids: Iterable[str], receiver: Callable[[str], Receiver] | None = None) -> list[Reply]:
+        """What has come whole for these messages; a reply that is still being uploaded is received meanwhile and returned later.
 
-        Ask only for nodes that are online: for others the SuperLink drops the instruction.
+        `receiver` makes what takes the reply to a message; without, its arrays are left. For a message that was abandoned the reply is
+        thrown away and said to be `late`. Ask only for nodes that are online: for others the SuperLink drops the instruction.
         """
         wanted = [each for each in ids if each not in self._arriving]
         if wanted:
             with _losing():
                 found = self._grid._runtime_client.PullMessages(PullAppMessagesRequest(message_ids=wanted))
             for message, tree in zip(found.messages_list, found.message_object_trees, strict=True):
-                self._arriving[message.metadata.reply_to_message_id] = self._fetching.submit(self._fetch, message.metadata, tree)
+                to = message.metadata.reply_to_message_id
+                if to not in self._arriving:
+                    takes = receiver(to) if receiver and to not in self._abandoned else None
+                    self._arriving[to] = self._fetching.submit(self._fetch, to, tree.object_id, takes)
         whole = [to for to, arriving in self._arriving.items() if arriving.done()]
         return [self._arriving.pop(to).result() for to in whole]
 
-    def abandon(self, ids: Iterable[str]) -> None:
-        """Fetch no further what still arrives for these messages: their round is over."""
+    def abandon(self, ids: Iterable[str]) -> list[str]:
+        """Receive no further what still arrives for these messages: their round is over. Those of which something had come."""
+        started = []
         for to in ids:
             self._abandoned.add(to)
-            self._arriving.pop(to, None)
+            if self._arriving.pop(to, None):
+                started.append(to)
+        return started
 
-    def _fetch(self, metadata: Any, tree: Any) -> Reply:
-        to, message_id = metadata.reply_to_message_id, metadata.message_id
-        client, node = self._grid._runtime_client, self._grid.node
-        pull_object = make_pull_object_fn_protobuf(client.PullObject, node, self.run_id)
-
-        def pull(object_id: str) -> bytes:
-            if self._closed.is_set() or to in self._abandoned:
-                raise ObjectPullError(object_id, "nobody waits for it any more")
-            return pull_object(object_id)
-
+    def _fetch(self, to: str, root: str, receiver: Receiver | None) -> Reply:
+        late = to in self._abandoned
         try:
-            contents = pull_objects(
-                [each.object_id for each in iterate_object_tree(tree)],
-                pull,
-                initial_backoff=0.05,
-                backoff_cap=1.0,
-                max_tries_per_object=None,
-                max_time=ARRIVAL_LIMIT_S,
-            )
-            client.ConfirmMessageReceived(ConfirmMessageReceivedRequest(node=node, run_id=self.run_id, message_object_id=message_id))
-            return _reply(to, inflate_object_from_contents(message_id, contents))
-        except (ObjectPullError, httpx.HTTPError) as error:
-            return Reply(to, [], {}, {}, 0, error=f"the reply did not arrive whole: {error}", gone=True)
-        except (ValueError, TypeError, KeyError) as error:
-            return Reply(to, [], {}, {}, 0, error=f"the reply cannot be read: {error}")
+            reply = Reply(to, {}, {}, late=True) if late else self._receive(to, root, receiver)
+        except _NotWhole as error:
+            reply = Reply(to, {}, {}, error=f"the reply did not arrive whole: {error}", gone=True)
+        except httpx.HTTPError as error:
+            reply = Reply(to, {}, {}, error=f"the reply did not arrive whole: {error or type(error).__name__}", gone=True)
+        except OperatorError as error:
+            reply = Reply(to, {}, {}, refused=error)
+        if receiver and (reply.error or reply.refused):
+            receiver.drop()
+        request = ConfirmMessageReceivedRequest(node=self._grid.node, run_id=self.run_id, message_object_id=root)
+        with suppress(httpx.HTTPError):  # the SuperLink then keeps the objects until the message expires
+            self._grid._runtime_client.ConfirmMessageReceived(request)
+        return reply
+
+    def _receive(self, to: str, root: str, receiver: Receiver | None) -> Reply:
+        ends = time.monotonic() + ARRIVAL_LIMIT_S
+        with self._object(to, root, "Message", SMALL, ends) as (children, body):
+            message = _read(ProtoMessage.FromString, bytes(body))
+        if message.HasField("error"):
+            error = message.error
+            return Reply(to, {}, {}, error=error.reason or f"error {error.code}", gone=error.code in GONE)
+        with self._object(to, _only(children, "reply"), "RecordDict", SMALL, ends) as (children, body):
+            records = _names(body, children, (ARRAYS, CONFIG, METRICS))
+        config, metrics = ({}, {})
+        if CONFIG in records:
+            with self._object(to, records[CONFIG], "ConfigRecord", SMALL, ends) as (_, body):
+                config = dict(_read(config_record_from_proto, _read(ProtoConfigRecord.FromString, bytes(body))))
+        if METRICS in records:
+            with self._object(to, records[METRICS], "MetricRecord", SMALL, ends) as (_, body):
+                metrics = dict(_read(metric_record_from_proto, _read(ProtoMetricRecord.FromString, bytes(body))))
+        if receiver is None:
+            return Reply(to, config, metrics)
+        pieces: dict[str, str] = {}
+        if ARRAYS in records:
+            with self._object(to, records[ARRAYS], "ArrayRecord", SMALL, ends) as (children, body):
+                pieces = _names(body, children)
+        receiver.begin(config, metrics, sorted(pieces))
+        for name in sorted(pieces):
+            # A piece is smaller than what flwr cuts arrays into.
+            with self._object(to, pieces[name], "Array", SMALL, ends) as (children, body):
+                chunk = _only(children, f"{ARRAYS}[{name:.20}]")
+            with self._object(to, chunk, "ArrayChunk", LARGE, ends) as (_, body):
+                receiver.piece(_array(name, body))
+        return Reply(to, config, metrics, received=receiver.end())
+
+    @contextmanager
+    def _object(self, to: str, object_id: str, kind: str, limit: int, ends: float) -> Iterator[tuple[list[str], memoryview]]:
+        """Children and body of an object, as soon as it is there. `MessageRefused` when it is of another kind, or larger than `limit`."""
+        request = PullObjectRequest(node=self._grid.node, run_id=self.run_id, object_id=object_id)
+        delay = 0.05
+        while True:
+            if self._closed.is_set() or to in self._abandoned:
+                raise _NotWhole("nobody waits for it any more")
+            with self._pulling:
+                found = self._grid._runtime_client.PullObject(request)
+                if not found.object_found:
+                    raise _NotWhole("a part of it is gone")
+                if found.object_available:
+                    yield _opened(found.object_content, kind, limit)
+                    return
+            if time.monotonic() >= ends:
+                raise _NotWhole(f"a part of it did not come in {ARRIVAL_LIMIT_S:.0f} s")
+            self._closed.wait(delay)
+            delay = min(1.0, delay * 1.5)
 
     def close(self, *, failed: bool = False) -> None:
         """Tell the SuperLink that the run is over and disconnect."""
@@ -339,18 +422,60 @@ class Grid:
         self._heart.join(timeout=2)
 
 
-def _reply(to: str, message: Any) -> Reply:
-    if message.has_error():
-        error = message.error
-        gone = error.code in GONE
-        return Reply(to, [], {}, {}, 0, error=error.reason or f"error {error.code}", gone=gone)
-    content, arrays = message.content, []
+# --- the form of a reply: flwr's objects, read one by one
+
+
+class _NotWhole(Exception):
+    """The reply cannot be had: its upload broke off, or its time is over."""
+
+
+def _read[Result](read: Callable[..., Result], *given: Any) -> Result:
     try:
-        record = content.array_records.get("arrays")
-        if record is not None:
-            arrays = [record[key].numpy() for key in sorted(record)]
-    except (ValueError, TypeError, KeyError, EOFError, OSError, MemoryError) as error:
-        return Reply(to, [], {}, {}, 0, error=f"its arrays cannot be read: {error}")
-    config: ConfigRecord | dict[str, Any] = content.config_records.get("config", {})
-    metrics: MetricRecord | dict[str, Any] = content.metric_records.get("metrics", {})
-    return Reply(to, arrays, dict(config), dict(metrics), sum(array.nbytes for array in arrays))
+        return read(*given)
+    except (DecodeError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise MessageRefused("reply", f"a part of it cannot be read: {error!s:.100}.") from error
+
+
+def _opened(content: bytes, kind: str, limit: int) -> tuple[list[str], memoryview]:
+    """Children and body of a flwr object, without a copy."""
+    ends = content.find(HEAD_BODY_DIVIDER, 0, SMALL)
+    head = content[: max(0, ends)].decode("ascii", errors="replace").split(HEAD_VALUE_DIVIDER)
+    if len(head) != 3 or head[0] != kind:
+        raise MessageRefused("reply", f"holds {head[0]!r:.30} where its {kind} belongs.")
+    body = memoryview(content)[ends + len(HEAD_BODY_DIVIDER) :]
+    if len(body) > limit:
+        raise MessageRefused("reply", f"its {kind} has {len(body):,} bytes, more than the {limit:,} that are taken.")
+    return head[1].split(",") if head[1] else [], body
+
+
+def _only(children: list[str], key: str) -> str:
+    if len(children) != 1:
+        raise MessageRefused(key, f"has {len(children)} parts where one belongs.")
+    return children[0]
+
+
+def _names(body: memoryview, children: list[str], allowed: tuple[str, ...] | None = None) -> dict[str, str]:
+    """Object ids by name, as a RecordDict or an ArrayRecord has them."""
+    found = _read(json.loads, bytes(body))
+    if not isinstance(found, dict) or not all(each in children for each in found.values()):
+        raise MessageRefused("reply", "names parts that it does not have.")
+    for name in found:
+        if allowed and name not in allowed:
+            raise MessageRefused(f"{name!s:.60}", "is not a record of a reply.")
+    return found
+
+
+def _array(name: str, data: memoryview) -> np.ndarray:
+    """The array in npy bytes, without a copy. Its header is parsed as a literal, never executed, and has to agree with its length."""
+    buffer = io.BytesIO(data[:SMALL])
+    try:
+        if np.lib.format.read_magic(buffer) != (1, 0):
+            raise ValueError("another format than 1.0")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(buffer)
+        if dtype.hasobject or len(shape) != 1:
+            raise ValueError(f"{len(shape)} dimensions of {dtype}")
+        if prod(shape) * dtype.itemsize != len(data) - buffer.tell():
+            raise ValueError("its length is not what its shape says")
+        return np.frombuffer(data, dtype, offset=buffer.tell())
+    except (ValueError, TypeError, EOFError, SyntaxError, MemoryError, RecursionError, tokenize.TokenError) as error:
+        raise MessageRefused(f"{ARRAYS}[{name:.20}]", f"cannot be read: {error!s:.100}.") from error

@@ -1,15 +1,15 @@
-"""How replies become one update: who weighs how much, what is valid, and the weighted sum. Pure functions, numpy only."""
+"""Who is asked, who weighs how much, and the weighted sum. Numpy only."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from zk0desk.federation import updates
-from zk0desk.federation.messages import MessageRefused
+from zk0desk.federation.spool import Spooled
 
 
 def shares(examples: Mapping[str, float], max_share: float) -> dict[str, float]:
@@ -33,47 +33,31 @@ def shares(examples: Mapping[str, float], max_share: float) -> dict[str, float]:
         capped |= above
 
 
-@dataclass(frozen=True)
-class Update:
-    """A valid update as it came: pieces in their encoding, L2 norm, bytes and SHA-256 over the pieces."""
+def drawn(keys: Sequence[bytes], fraction: float, least: int, *, seed: int, run: str, number: int) -> set[bytes]:
+    """Which nodes round `number` asks: a `fraction` of them, rounded up, at least `least`; drawn by (seed, run, round) and each node's key.
 
-    pieces: Sequence[np.ndarray]
-    encoding: str
-    norm: float
-    bytes: int
-    sha256: str
-
-
-def check_update(pieces: Sequence[np.ndarray], encoding: str, size: int) -> Update:
-    """The update in `pieces`; `MessageRefused` unless number, dtypes and shapes are exact and all values finite.
-
-    One piece is decoded at a time, so checking needs 16 MiB, not the whole update again.
+    Whether one node is drawn before another does not depend on who else is there.
     """
-    if len(pieces) != updates.pieces(size):
-        raise MessageRefused("arrays", f"{len(pieces)} pieces where {updates.pieces(size)} belong.")
-    scratch = np.empty(min(size, updates.PIECE), np.float32)
-    squares, digest, count = 0.0, hashlib.sha256(), 0
-    for index, piece in enumerate(pieces):
-        target = scratch[: min(updates.PIECE, size - index * updates.PIECE)]
-        updates.decode_piece(piece, encoding, target, f"arrays[{index}]")
-        squares += updates.norm(target) ** 2
-        digest.update(np.ascontiguousarray(piece).data)
-        count += piece.nbytes
-    return Update(pieces, encoding, squares**0.5, count, digest.hexdigest())
+    count = min(len(keys), max(least, math.ceil(round(fraction * len(keys), 9))))
+    ticket = {key: hashlib.sha256(f"{seed}\n{run}\n{number}\n".encode() + key).digest() for key in keys}
+    return set(sorted(keys, key=lambda key: ticket[key])[:count])
 
 
-def add_weighted(weights: np.ndarray, accepted: Sequence[tuple[float, Update]]) -> np.ndarray:
-    """w + sum p_k delta_k in float32, multiply then add, in the order of `accepted`: the same bits on every computer."""
-    result = weights.copy()
-    scratch = np.empty(min(weights.size, updates.PIECE), np.float32)
-    for share, update in accepted:
-        for index, piece in enumerate(update.pieces):
-            part = result[index * updates.PIECE : (index + 1) * updates.PIECE]
-            delta = scratch[: part.size]
-            updates.decode_piece(piece, update.encoding, delta)
-            np.multiply(delta, np.float32(share), out=delta)
-            np.add(part, delta, out=part)
-    return result
+def add_weighted(delta: np.ndarray, weighted: Sequence[tuple[float, Spooled]]) -> None:
+    """delta += sum weight * update in float32, multiply then add, in the order of `weighted`: the same bits on every computer."""
+    scratch = np.empty(min(delta.size, updates.PIECE), np.float32)
+    for index in range(updates.pieces(delta.size)):
+        part = delta[index * updates.PIECE : (index + 1) * updates.PIECE]
+        decoded = scratch[: part.size]
+        for weight, update in weighted:
+            update.read(index, decoded)
+            np.multiply(decoded, np.float32(weight), out=decoded)
+            np.add(part, decoded, out=part)
+
+
+def is_finite(vector: np.ndarray) -> bool:
+    """Whether all values are finite, looked at piece by piece."""
+    return all(bool(np.isfinite(vector[at : at + updates.PIECE]).all()) for at in range(0, vector.size, updates.PIECE))
 
 
 def mean_over(p: Mapping[str, float], metrics: Mapping[str, Mapping[str, float]], key: str) -> float | None:
