@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,6 +73,18 @@ class PatientDisk:
             if said:
                 self._emit(Notice(severity="note", code="disk-again", what=f"{self._folder} can be written to again. The run goes on."))
             return result
+
+    def wait_for(self, count: int) -> None:
+        """Wait until the disk takes `count` bytes, and a moment at least: something on it could not be written just now."""
+        self._wait(RETRY_S)
+        self.insist(lambda: self._probe(count))
+
+    def _probe(self, count: int) -> None:
+        with tempfile.TemporaryFile(dir=self._folder) as file:
+            zeros = bytes(min(count, 2**20))
+            for _ in range(-(-count // 2**20)):
+                file.write(zeros)
+            file.flush()
 
     def _say(self, error: OSError) -> None:
         found = trouble(error, self._folder)

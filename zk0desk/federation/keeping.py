@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import asdict
 from pathlib import Path
@@ -43,25 +44,24 @@ class Keeping:
         state, record = self._state, self._state.record
         run = record.folder(state.folder)
         run_checkpoint.sweep(run)
-        damaged: list[Path] = []
-        found = run_checkpoint.newest(run, lambda folder, why: damaged.append(self._set_aside(folder, why)))
+        found = run_checkpoint.newest(run, self._set_aside)
+        state.first = 1
         if found is None:
-            if record.done and not any(folder.name.startswith("round-0001") for folder in damaged):
+            if record.done and not run_checkpoint.aside(record.checkpoint(state.folder, 1)).exists():
                 raise CheckpointsLost(
                     f"None of this run's checkpoints in {run} is whole.",
                     f"It was at round {record.done}.",
                     "Bring them back from a backup, or begin a new run: zk0desk server run --new",
                 )
             record.go_back(RunRecord(record.uid, record.rounds, record.policy_id, record.seed, record.number))
-            state.first = 1
             return policy_files.trainable_weights(state.base)
         record.go_back(RunRecord.from_json(found.record))
-        state.kept, state.kept_arrays = (record.kept if record.settled == record.done else found.kept), found.kept_arrays
-        state.first = record.done + 1
+        state.kept = json.loads(json.dumps(record.kept)) if record.settled == record.done else found.kept
+        state.kept_arrays, state.first = found.kept_arrays, record.done + 1
         return found.weights
 
-    def _set_aside(self, folder: Path, why: str) -> Path:
-        aside = folder.with_name(f"{folder.name}.damaged")
+    def _set_aside(self, folder: Path, why: str) -> None:
+        aside = run_checkpoint.aside(folder)
         run_checkpoint.remove(aside)
         folder.replace(aside)
         self._state.emit(
@@ -71,7 +71,6 @@ class Keeping:
                 remedy=f"It is now {aside.name}, and the run goes on from the round before; nodes train the rounds since again.",
             )
         )  # fmt: skip
-        return aside
 
     def start_evaluator(self) -> None:
         """Start the process that evaluates, if there are held-out recordings; in a new run it begins with the base policy."""
@@ -133,7 +132,8 @@ class Keeping:
         best = loss < before if loss is not None else self._evaluator is None
         if best:
             record.best = number
-        record.settled = number
+        # A copy: what the parts note in a round that is never finished is not kept.
+        record.settled, record.kept = number, json.loads(json.dumps(state.kept))
         self.save()
         record.prune(state.folder, state.rules.keep_checkpoints)
         state.emit(CheckpointSaved(run=record.uid, round=number, folder=str(record.checkpoint(state.folder, number)), best=best))
@@ -141,7 +141,7 @@ class Keeping:
     def save(self) -> None:
         """Write run.json."""
         state, record = self._state, self._state.record
-        record.kept, record.entries, record.head = state.kept, state.journal.length, state.journal.head
+        record.entries, record.head = state.journal.length, state.journal.head
         state.disk.insist(lambda: record.save(state.folder))
 
     def close(self) -> None:

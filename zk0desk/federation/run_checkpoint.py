@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -64,7 +65,7 @@ def write(
         (own / "record.json").write_text(json.dumps(dict(record), indent=1), encoding="utf-8")
         (own / "kept.json").write_text(json.dumps(dict(kept), indent=1, sort_keys=True), encoding="utf-8")
         for name, array in kept_arrays.items():
-            np.save(own / f"{name}.npy", array, allow_pickle=False)
+            _save(own / f"{name}.npy", array)
         files = {path.relative_to(partial).as_posix(): _sha256(path) for path in sorted(partial.rglob("*")) if path.is_file()}
         (own / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": files}, indent=1), encoding="utf-8")
 
@@ -103,6 +104,11 @@ def rounds(run: Path) -> list[tuple[int, Path]]:
     return sorted((int(match[1]), path) for match, path in found if match)
 
 
+def aside(folder: Path) -> Path:
+    """Where a damaged round is put, so that the run can write that round again."""
+    return folder.with_name(f"{folder.name}.damaged")
+
+
 def remove(folder: Path) -> None:
     """Remove a round: it is gone at once for every reader, however long its files take."""
     going = folder.with_name(f".{folder.name}.going")
@@ -137,6 +143,18 @@ def verify(folder: Path) -> None:
             raise CheckpointDamaged(f"{name} cannot be read: {error.strerror}") from error
         if found != digest:
             raise CheckpointDamaged(f"{name} is not what was written")
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    """Write an array; one that is a file already, and is only read, becomes another name of that file: large ones cost nothing then."""
+    source = Path(array.filename) if isinstance(array, np.memmap) and array.mode == "r" and array.filename else None
+    if source is not None and source.suffix == ".npy" and source.stat().st_size == array.offset + array.nbytes:
+        try:
+            os.link(source, path)
+            return
+        except OSError:
+            pass  # this disk has no links
+    np.save(path, array, allow_pickle=False)
 
 
 def _sha256(path: Path) -> str:

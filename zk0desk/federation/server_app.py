@@ -110,7 +110,7 @@ class _Conductor:
                 raise
             what = "Something of this round could not be written; the round starts again."
             self._state.emit(ServerStateChanged(state="waiting-for-disk", what=what, why=f"{error.strerror}."))
-            self._keeping.save()
+            self._state.disk.wait_for(self._state.weights.nbytes)
         except SuperLinkLost as error:
             what = "The SuperLink was lost; this round starts again."
             self._state.emit(ServerStateChanged(state="reconnecting", what=what, why=error.why))
