@@ -17,6 +17,7 @@ from PySide6.QtWidgets import QApplication
 
 from zk0desk import events
 from zk0desk.control import NodeControl
+from zk0desk.federation import schedule
 from zk0desk.federation.node_state import NodeState
 from zk0desk.ui import theme
 from zk0desk.ui.all_runs import AllRuns
@@ -370,11 +371,33 @@ def test_why_mu_changed_is_marked_and_read_live_and_from_the_journal(page: Train
         model.journal.record(event)
     for data in (model.live_run, RunData.from_journal(model.journal, "run-1")):
         assert data is not None and [(mark.at, mark.raised) for mark in data.mu_marks] == [(10, True)]
-        assert data.mu_mark(9) is None and "scatter by 1.3, above 1.2" in data.mu_mark(10).words
+        assert data.mark("mu", 9) is None and "scatter by 1.3, above 1.2" in data.mark("mu", 10).words
     page.refresh()
     page.show_series("mu")
     page.plot.grab()
     assert "scatter by 1.3" in page.plot.words(15) and "scatter" not in page.plot.words(3)
+
+
+def test_what_the_schedule_decided_is_marked_in_the_curves_that_it_changed(page: TrainingPage, model: AppModel) -> None:
+    def decided(number: int, signal: str, lr: float, mu: float) -> events.ScheduleDecided:
+        return events.ScheduleDecided(run="run-1", round=number, lr=lr, mu=mu, signal=signal, why=schedule.MARKED[signal])
+
+    rounds = [a_round(number) for number in range(1, 6)]
+    told = [decided(2, "spike", 5e-5, 0.01), *(decided(n, "rising", 5e-5, 0.01) for n in (3, 4)), decided(5, "plateau", 2e-4, 0.008)]
+    batch = [*rounds[0], *(event for pair in zip(told, rounds[1:], strict=True) for event in (pair[0], *pair[1]))]
+    train(model, batch)
+    for event in batch:
+        model.journal.record(event)
+    steps = len(model.live_run) // 5
+    for data in (model.live_run, RunData.from_journal(model.journal, "run-1")):
+        assert [(mark.at, mark.raised) for mark in data.marks("lr")] == [(steps, False), (2 * steps, False), (4 * steps, True)]
+        assert [(mark.at, mark.raised) for mark in data.marks("mu")] == [(4 * steps, False)]
+    page.refresh()
+    page.show_series("lr")
+    page.plot.grab()
+    assert "The held-out loss jumped" in page.plot.words(steps + 1) and "Round 5: " in page.plot.words(4 * steps)
+    page.show_series("loss")
+    assert "held-out" not in page.plot.words(4 * steps)
 
 
 def test_what_keeping_the_round_writes_in_a_day_is_said(page: TrainingPage, model: AppModel) -> None:

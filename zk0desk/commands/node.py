@@ -117,6 +117,8 @@ def _in_words(event: Event) -> None:
             text = f"  step {event.step}/{event.steps}  loss {event.loss:.4f}  {event.seconds:.2f} s"
         case events.MuChanged():
             text = f"{event.what} {event.why}"
+        case events.ScheduleDecided():
+            text = f"Round {event.round} has learning rate {event.lr:.3g} and mu {event.mu:.3g}. {event.why}"
         case events.UpdateSent():
             text = f"Update of round {event.round} sent: {event.bytes:,} bytes in {event.seconds:.1f} s."
         case events.FederationMetrics():

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 ROUNDS = 20
 """About so often a held-out frame is looked at in a run."""
+NOT_FINITE = 1e30
+"""Stands for a loss that is not finite."""
 
 
 class EvaluationFailed(OperatorError):
@@ -63,10 +65,10 @@ class HeldOut:
         names = found.seen.names
         loss, error = found.seen.mean(range(held_out))
         each = [found.seen.mean([number]) for number in range(len(names))]
-        losses = [_finite(mean, 1e30) for mean, _ in each]
+        losses = [_finite(mean, NOT_FINITE) for mean, _ in each]
         frames = int((found.seen.recordings < held_out).sum())
         return cls(
-            _finite(loss, 1e30),
+            _finite(loss, NOT_FINITE),
             frames,
             dict(zip(names[:held_out], losses[:held_out], strict=True)),
             _finite(error, 0.0),

@@ -13,7 +13,7 @@ from PySide6.QtGui import QFont, QFontMetricsF, QKeyEvent, QPainter, QPaintEvent
 from PySide6.QtWidgets import QWidget
 
 from zk0desk.ui import theme
-from zk0desk.ui.run_data import RunData
+from zk0desk.ui.run_data import DECIDES, RunData
 
 POINTS = 1200
 """Blocks that a curve is drawn from; about the plot's width in pixels."""
@@ -131,7 +131,7 @@ class _Marks(pg.GraphicsObject):
         painter.setFont(self._font)
         metrics = QFontMetricsF(self._font)
         self._rounds(painter, data, left, right, place, top, bottom, metrics)
-        if self._plot.column == "mu":
+        if self._plot.column in DECIDES:
             self._changes(painter, data, left, right, place, top)
         now = time.time()
         for band in data.bands:
@@ -145,11 +145,11 @@ class _Marks(pg.GraphicsObject):
                 painter.drawText(QPointF(begin, top + metrics.ascent() + 2), words)
 
     def _changes(self, painter: QPainter, data: RunData, left: float, right: float, place: Any, top: float) -> None:
-        """Triangles where the node's own rule raised or lowered mu; the words under the pointer say why."""
+        """Triangles where a decision raised or lowered the learning rate or mu; the words under the pointer say why."""
         painter.setPen(Qt.PenStyle.NoPen)
         painter.setBrush(theme.color("series-1"))
         last = -1e9
-        for mark in data.mu_marks:
+        for mark in data.marks(self._plot.column):
             x = place(mark.at)
             if left <= mark.at <= right and x - last >= 4:
                 last, tip, base = x, top + (2 if mark.raised else 11), top + (11 if mark.raised else 2)
@@ -316,7 +316,7 @@ class StepPlot(Plot):
         text = f"round {data.round_of.values[step]}, step {data.step_of.values[step]}: {number(data.tracks[self.column].values[step])}"
         if self.column in data.smoothed:
             text += f", smoothed {number(data.smoothed[self.column].values[step])}"
-        if self.column == "mu" and (mark := data.mu_mark(step)) is not None:
+        if (mark := data.mark(self.column, step)) is not None:
             text += f". {mark.words}"
         return text
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zk0desk import events
+from zk0desk.federation import schedule
 from zk0desk.federation.node_state import NodeState
 from zk0desk.ui.durations import duration
 from zk0desk.ui.round_parts import RoundParts
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
 SMOOTHED = 49
 """Steps in the moving mean."""
 _FACTOR = 4
+
+DECIDES: dict[str, tuple[str, ...]] = {
+    "lr": (schedule.SPIKE, schedule.CALM, schedule.RISING, schedule.PLATEAU, schedule.CYCLE_END),
+    "mu": (schedule.PLATEAU, schedule.WORSE, schedule.BETTER),
+}
+"""The signals of the coordinator's schedule that are marked in the curves of the learning rate and of mu."""
 
 COLUMNS = ("loss", "proximal", "grad_norm", "lr", "mu")
 """The series of a step, as in `events.StepDone`."""
@@ -201,11 +208,22 @@ class Band:
 
 
 @dataclass
-class MuMark:
-    """The node's own rule changed mu before step `at`; `words` say how and why."""
+class Mark:
+    """A decision changed a series before step `at`; `words` say how and why."""
 
     at: int
     raised: bool
+    words: str
+
+
+@dataclass
+class ScheduleMark:
+    """The coordinator's schedule decided something about round `number`; `words` say why."""
+
+    number: int
+    signal: str
+    lr: float
+    mu: float
     words: str
 
 
@@ -223,7 +241,9 @@ class RunData:
         self.step_of = _Buffer(np.int32)
         self.rounds: dict[int, Round] = {}
         self.bands: list[Band] = []
-        self.mu_marks: list[MuMark] = []
+        self.mu_marks: list[Mark] = []
+        self.decided: dict[int, ScheduleMark] = {}
+        """By round, what the coordinator's schedule decided about it."""
         self.parts = RoundParts()
         """Where the time of each round goes."""
         self.kept: events.RoundKept | None = None
@@ -268,7 +288,9 @@ class RunData:
                 self.kept = event
             case events.MuChanged():
                 self._append()
-                self.mu_marks.append(MuMark(len(self), event.mu > event.before, f"{event.what} {event.why}"))
+                self.mu_marks.append(Mark(len(self), event.mu > event.before, f"{event.what} {event.why}"))
+            case events.ScheduleDecided():
+                self.decided[event.round] = ScheduleMark(event.round, event.signal, event.lr, event.mu, event.why)
             case events.FederationMetrics():
                 self.told(event.round, event.train_loss, event.eval_loss)
             case events.NodeStateChanged():
@@ -388,7 +410,10 @@ class RunData:
             begin, end = (int(np.searchsorted(numbers, event.round, side=side)) for side in ("left", "right"))
             at = begin + int(np.searchsorted(data.step_of.values[begin:end], event.step, side="right"))
             if end > begin and event.step <= data.step_of.values[end - 1]:
-                data.mu_marks.append(MuMark(at, event.mu > event.before, f"{event.what} {event.why}"))
+                data.mu_marks.append(Mark(at, event.mu > event.before, f"{event.what} {event.why}"))
+        for told in journal.told("schedule-decided"):
+            if isinstance(told, events.ScheduleDecided) and told.run == run and not (before_round and told.round >= before_round):
+                data._take(told)
         data.version = 1
         return data
 
@@ -397,9 +422,10 @@ class RunData:
         shift = len(earlier)
         own = {name: self.tracks[name].values.copy() for name in COLUMNS}
         times, rounds, steps = (buffer.values.copy() for buffer in (self.times, self.round_of, self.step_of))
-        marks = [MuMark(mark.at + shift, mark.raised, mark.words) for mark in self.mu_marks]
+        marks = [Mark(mark.at + shift, mark.raised, mark.words) for mark in self.mu_marks]
         self._cut(0)
         self.mu_marks = [*earlier.mu_marks, *marks]
+        self.decided = {**earlier.decided, **self.decided}
         self.parts.merge(earlier.parts)
         for band in self.bands:
             band.at += shift
@@ -424,9 +450,25 @@ class RunData:
 
     # --- read
 
-    def mu_mark(self, step: int) -> MuMark | None:
-        """The change of mu that holds at `step`, counted over the run, if there was one."""
-        return max((mark for mark in self.mu_marks if mark.at <= step), key=lambda mark: mark.at, default=None)
+    def marks(self, column: str) -> list[Mark]:
+        """Where `lr` or `mu` was changed by a decision, in order: by the coordinator's schedule, and mu by the node's own rule.
+
+        Of decisions of the schedule with one signal that follow each other from round to round, the first has the mark.
+        """
+        found, before = list(self.mu_marks) if column == "mu" else [], None
+        for number in sorted(self.decided):
+            decided, round_ = self.decided[number], self.rounds.get(number)
+            goes_on = before is not None and (before.number, before.signal) == (number - 1, decided.signal)
+            before = decided
+            if goes_on or decided.signal not in DECIDES[column] or round_ is None or not round_.trains_here or round_.first >= len(self):
+                continue
+            last = float(self.tracks[column].values[round_.first - 1]) if round_.first else math.nan
+            found.append(Mark(round_.first, getattr(decided, column) > last, f"Round {number}: {decided.words}"))
+        return sorted(found, key=lambda mark: mark.at)
+
+    def mark(self, column: str, step: int) -> Mark | None:
+        """The last of `marks` up to `step`, counted over the run, if there is one."""
+        return next((mark for mark in reversed(self.marks(column)) if mark.at <= step), None) if column in DECIDES else None
 
     def ordered(self) -> list[Round]:
         """Rounds by number."""
