@@ -5,6 +5,7 @@ import json
 import threading
 
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from tests.federation.coordinator_parts import Events, make_server
@@ -27,6 +28,7 @@ from zk0desk.federation import chain, event_log
 from zk0desk.federation.chain import ChainedJournal
 from zk0desk.federation.credentials import NodeKey
 from zk0desk.federation.event_log import NAME, EventReader, logged
+from zk0desk.federation.run_curves import Curves
 from zk0desk.federation.run_record import RunRecord
 from zk0desk.federation.server_status import StatusReader
 
@@ -173,3 +175,22 @@ def test_a_folder_that_refuses_costs_no_round(tmp_path):
     server.state.write_text("a file where the folder should be")
     logged(server, events)(ServerStateChanged(state="serving", what="x"))
     assert [event.what for event in events] == ["x"]
+
+
+def test_the_curves_are_drawn_from_the_journal_with_a_mark_for_each_decision(served, tmp_path, capsys):
+    server, (a, _, _) = served
+    journal(server)(ScheduleDecided(run=RUN, round=2, lr=5e-5, mu=0.008, signal="plateau", why="It fell no more."))
+    curves = Curves(EventReader(server.runs / RUN / chain.NAME).new())
+    assert (curves.loss, curves.train, curves.nodes, curves.lr) == ({0: 2.5, 1: 2.0}, {1: 1.5}, {a: {1: 1.5}}, {1: 1e-4, 2: 5e-5})
+    panels = {panel.title.split(":")[0]: panel for panel in curves.panels()}
+    assert [mark.text for mark in panels["Learning rate"].marks] == ["plateau"]
+    assert list(panels["Forgetting"].lines[0].y) == [0.0, 0.25]
+    assert main(["server", "plot", str(server.path), "--out", str(tmp_path / "curves.png")]) == 0
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.size == (960, 40 + 260 * len(panels))
+
+
+def test_nothing_is_drawn_of_a_run_that_is_not_there(tmp_path, capsys):
+    server = make_server(tmp_path)
+    assert main(["server", "plot", str(server.path), "--out", str(tmp_path / "curves.png")]) == 2
+    assert "zk0desk server run" in capsys.readouterr().err and not (tmp_path / "curves.png").exists()

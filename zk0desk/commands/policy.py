@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from zk0desk.commands.policy_merge import compare, merge
+from zk0desk.commands.policy_view import Progress, evaluation_table, plain
 
 if TYPE_CHECKING:
     from zk0desk.settings import Settings
@@ -108,7 +109,7 @@ def evaluate(
 
     policy = TrainablePolicy.load(run.policy if run else Path(folder or ""))
     policy.policy.to(choose_device(settings.training.device))
-    told = _Progress(lines, parts=2 if run else 1)
+    told = Progress(lines, parts=2 if run else 1)
 
     def measured() -> Evaluation:
         return measure(policy, chosen, batch=batch, sample=sample, seed=seed, progress=told)
@@ -125,73 +126,11 @@ def evaluate(
     if run:
         about |= {"run": run.run, "round": run.rounds[run.which(best)]}
     if as_json:
-        print(json.dumps({**about, **{name: _plain(each) for name, each in found.items()}}))
+        print(json.dumps({**about, **{name: plain(each) for name, each in found.items()}}))
         return
     words = f"The shared policy of run {run.run}, round {about['round']}, beside its base policy" if run else f"The policy in {folder}"
-    _table(f"{words}: flow-matching loss", found)
+    evaluation_table(f"{words}: flow-matching loss", found)
 
 
-class _Progress:
-    """Tells how far an evaluation is on standard error: on a terminal in one line, or as lines for another program."""
-
-    def __init__(self, lines: bool, parts: int) -> None:
-        self._lines, self._parts = lines, parts
-        self.part = 0
-        self._said = 0.0
-        self._shown = False
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if now - self._said < 0.2 and done < total:
-            return
-        self._said = now
-        done, total = done + self.part * total, total * self._parts
-        if self._lines:
-            print("progress", done, total, file=sys.stderr, flush=True)
-        elif sys.stderr.isatty():
-            self._shown = True
-            print(f"\r{done:,} of {total:,} frames", end="", file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        """Leave the terminal's line as it was."""
-        if self._shown:
-            print(f"\r{'':<40}\r", end="", file=sys.stderr, flush=True)
-
-
-def _plain(found: Evaluation) -> dict[str, Any]:
-    parts = {
-        kind: {
-            name: {"loss": part.loss, "standard-error": part.standard_error, "frames": part.frames, "of": part.of}
-            for name, part in of.items()
-        }
-        for kind, of in found.parts.items()
-    }
-    return {"loss": found.loss, "standard-error": found.standard_error, "frames": found.frames, "of": found.of, "parts": parts}
-
-
-def _table(title: str, found: dict[str, Evaluation]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left")
-    table.add_column("")
-    for name in found:
-        table.add_column(name, justify="right")
-    table.add_column("frames", justify="right")
-    first = next(iter(found.values()))
-
-    def cell(loss: float, error: float) -> str:
-        return f"{loss:.4f} ± {error:.4f}" if error else f"{loss:.4f}"
-
-    def count(frames: int, of: int) -> str:
-        return f"{frames:,}" if frames == of else f"{frames:,} of {of:,}"
-
-    table.add_row("all", *(cell(each.loss, each.standard_error) for each in found.values()), count(first.frames, first.of))
-    for kind, of in first.parts.items():
-        table.add_section()
-        for name, part in of.items():
-            means = [each.parts[kind][name] for each in found.values()]
-            table.add_row(f"{kind}: {name}", *(cell(mean.loss, mean.standard_error) for mean in means), count(part.frames, part.of))
-    Console().print(table)
-    if first.standard_error:
-        print("± is the standard error of the sample: how far it may be from the loss on all frames.")
+app.command()(merge)
+app.command()(compare)

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -198,23 +199,54 @@ def set_(
 
 @app.command()
 def invite(
-    folder: Folder, out: Annotated[Path | None, typer.Option(help="Also write a file, NAME.zk0invite.", show_default=False)] = None
+    folder: Folder,
+    out: Annotated[Path | None, typer.Option(help="Also write a file, NAME.zk0invite.", show_default=False)] = None,
+    valid_days: Annotated[
+        float | None, typer.Option(min=0.01, max=3650, help="New nodes may use it for so many days.", show_default=False)
+    ] = None,
+    uses: Annotated[int | None, typer.Option(min=1, max=10_000, help="So many nodes may use it.", show_default=False)] = None,
+    listed: Annotated[bool, typer.Option("--list", help="List the limited invitations instead, and how often each was used.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Print the invitation: one line to send to operators.
 
+    With --valid-days or --uses it is one of its own, with a code of its own; nodes that joined with it stay when it has ended. Without,
+    it is the invitation whose code is in the folder's file `admission-code`.
+
     \b
-    Example: zk0desk server invite ~/arms --out arms.zk0invite
+    Example: zk0desk server invite ~/arms --valid-days 7 --uses 1 --out anna.zk0invite
     """
+    import time
+
     from zk0desk.federation.server_folder import ServerFolder
 
-    invitation = ServerFolder(folder).invitation()
+    server = ServerFolder(folder)
+    if listed:
+        server.settings()
+        known = server.nodes().invitations()
+        if as_json:
+            print(json.dumps([each.to_json() for each in known]))
+            return
+        for each in known:
+            until = f"until {datetime.fromtimestamp(each.ends):%Y-%m-%d %H:%M}" if each.ends else "without an end"
+            print(f"{each.name}  {each.state(time.time()):8}  used by {each.used} of {each.uses or 'any number'}, {until}")
+        if not known:
+            print("No invitation is limited.")
+        return
+    invitation = server.invitation(ends=time.time() + valid_days * 86_400 if valid_days else 0.0, uses=uses or 0)
     if out:
         invitation.write(out)
-    print(invitation.to_line())
+    print(json.dumps({"invitation": invitation.to_line(), "valid-until": invitation.valid_until}) if as_json else invitation.to_line())
 
 
 @app.command()
-def nodes(folder: Folder, as_json: AsJson = False) -> None:
+def nodes(
+    folder: Folder,
+    as_json: AsJson = False,
+    new: Annotated[
+        bool, typer.Option("--new", help="Begin a new list of nodes, where it is lost or damaged; the old file is kept beside it.")
+    ] = False,
+) -> None:
     """List nodes: online, admitted, waiting to be admitted, revoked.
 
     \b
@@ -224,6 +256,8 @@ def nodes(folder: Folder, as_json: AsJson = False) -> None:
 
     server = ServerFolder(folder)
     server.settings()
+    if new:
+        server.new_nodes()
     found = _nodes(server)
     if as_json:
         print(json.dumps(found))
@@ -251,7 +285,7 @@ def admit(folder: Folder, who: Annotated[str, typer.Argument(help="Fingerprint, 
 
 @app.command()
 def revoke(folder: Folder, who: Annotated[str, typer.Argument(help="Fingerprint, or the line that begins with zk0-node:")]) -> None:
-    """Refuse a node from now on.
+    """Refuse a node from now on, in the round under way too: what it sends, or has sent, does not count.
 
     \b
     Example: zk0desk server revoke ~/arms "7c1e 09af 55d2 8b40"
@@ -262,6 +296,24 @@ def revoke(folder: Folder, who: Annotated[str, typer.Argument(help="Fingerprint,
     server = ServerFolder(folder)
     server.settings()
     print(f"Node {keep_out(server, who).fingerprint} is refused from now on.")
+
+
+@app.command()
+def plot(
+    folder: Folder,
+    out: Annotated[Path, typer.Option(help="The PNG that is written.", show_default=False)],
+    run: Annotated[str, typer.Option(help="Beginning of a run's id; default: the last run.")] = "",
+) -> None:
+    """Draw a run's curves as the paper's Figure 3 has them: held-out loss, the nodes' losses, schedule, forgetting. No account is needed.
+
+    \b
+    Example: zk0desk server plot ~/arms --out arms.png
+    """
+    from zk0desk.federation.run_curves import draw_run
+    from zk0desk.federation.server_folder import ServerFolder
+
+    record, path = draw_run(ServerFolder(folder), out.expanduser().absolute(), run)
+    print(f"The curves of run {record.uid}, {record.done} rounds, are drawn in {path}.")
 
 
 @app.command("_superlink", hidden=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 from zk0desk.federation import chain
 from zk0desk.federation.event_log import NAME, EventReader
+from zk0desk.federation.quarantine import Quarantine
 from zk0desk.federation.run_record import RunRecord, records
 from zk0desk.federation.server_folder import NodeRecord, Running, ServerFolder, ServerNotRunningError, fingerprint_of
 from zk0desk.settings import ServerSettings
@@ -77,7 +78,9 @@ class RunView:
         self.bytes_up += event["bytes"]
 
     def _reply_refused(self, event: dict[str, Any]) -> None:
-        self.answers[event["node"]] = Answer("refused", f"{event['code']}: {event['why']}")
+        if event["round"] == self.round:  # a late reply is told in a later round
+            state = "late" if event["code"] == "late" else "refused"
+            self.answers[event["node"]] = Answer(state, f"{event['code']}: {event['why']}")
 
     def _node_quarantined(self, event: dict[str, Any]) -> None:
         self.quarantined[event["node"]] = event["why"]
@@ -224,6 +227,8 @@ class StatusReader:
         known = records(server)
         record = known[-1] if known else None
         view = self._view(record)
+        held = Quarantine(server.nodes_path).held()
+        view.quarantined |= {fingerprint_of(key): each.why for key, each in held.items()}
         return ServerStatus(
             settings, running, server.nodes().nodes(), online, record, view, self._said if running else {}, self._notices, time.time()
         )

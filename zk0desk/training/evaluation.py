@@ -29,14 +29,16 @@ if TYPE_CHECKING:
 class Evaluation:
     """`loss` is the mean over all valid entries; `recordings` maps each recording's name to its own. `frames` were seen, of `of`.
 
-    `standard_error` says how far the sample's loss may be from that of all frames; it is 0 when all were seen. `parts` has
-    the same for each recording, each task and each set of cameras, by name. `seen` are the frames themselves.
+    `standard_error` says how far the sample's loss may be from that of all frames; it is 0 when all were seen. `frames_error` is the
+    standard error as a statement on other frames like these. `parts` has the same for each recording, each task and each set of
+    cameras, by name. `seen` are the frames themselves.
     """
 
     loss: float
     frames: int
     recordings: dict[str, float] = field(default_factory=dict)
     standard_error: float = 0.0
+    frames_error: float = 0.0
     of: int = 0
     parts: dict[str, dict[str, Mean]] = field(default_factory=dict)
     seen: SeenFrames = field(default_factory=SeenFrames, compare=False, repr=False)
@@ -101,7 +103,7 @@ def evaluate(
     each = {name: part.loss for name, part in parts["recording"].items()}
     owner = np.searchsorted(frames.starts, wanted, side="right") - 1
     seen = SeenFrames(tuple(names), owner, losses[wanted], entries[wanted])
-    return Evaluation(whole.loss, whole.frames, each, whole.standard_error, whole.of, parts, seen)
+    return Evaluation(whole.loss, whole.frames, each, whole.standard_error, whole.frames_error, whole.of, parts, seen)
 
 
 def _cameras(frames: Frames, number: int) -> str:

@@ -30,12 +30,16 @@ class Stratum:
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean over the valid entries of `of` frames, estimated from `frames` of them, with its standard error (0 when all were seen)."""
+    """A mean over the valid entries of `of` frames, estimated from `frames` of them, with its standard error (0 when all were seen).
+
+    `frames_error` is the standard error as a statement on other frames like these, each with noise of its own (0: too few to tell).
+    """
 
     loss: float
     standard_error: float
     frames: int
     of: int
+    frames_error: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,8 @@ class SeenFrames:
         The error is that of a ratio estimate from frames drawn alike, each with noise of its own: how far the loss on other such
         frames may be. Frames of one episode resemble each other, so that it is rather too small.
         """
-        return _ratio(self.losses, self.entries, self._of(numbers))
+        chosen = self._of(numbers)
+        return _ratio(self.losses[chosen], self.entries[chosen])
 
     def difference(self, other: SeenFrames, numbers: Sequence[int] | None = None) -> tuple[float, float]:
         """This mean less that of `other`, which saw the same frames with the same noise, and the difference's standard error.
@@ -62,14 +67,14 @@ class SeenFrames:
         """
         if self.names != other.names or not np.array_equal(self.entries, other.entries):
             raise ValueError("the two evaluations saw different frames")
-        return _ratio(self.losses - other.losses, self.entries, self._of(numbers))
+        chosen = self._of(numbers)
+        return _ratio((self.losses - other.losses)[chosen], self.entries[chosen])
 
     def _of(self, numbers: Sequence[int] | None) -> np.ndarray:
         return np.ones(len(self.losses), bool) if numbers is None else np.isin(self.recordings, list(numbers))
 
 
-def _ratio(values: np.ndarray, entries: np.ndarray, chosen: np.ndarray) -> tuple[float, float]:
-    values, entries = values[chosen], entries[chosen]
+def _ratio(values: np.ndarray, entries: np.ndarray) -> tuple[float, float]:
     total = float(entries.sum())
     if not total:
         return math.nan, math.nan
@@ -128,4 +133,7 @@ def estimate(sizes: Sequence[int], losses: Sequence[np.ndarray], entries: Sequen
         drawn = len(loss)
         if 1 < drawn < size:
             variance += size**2 * (1 - drawn / size) * float(np.var(count * (loss - mean), ddof=1)) / drawn
-    return Mean(mean, math.sqrt(variance) / bottom if bottom else math.nan, sum(map(len, losses)), sum(sizes))
+    standing = [weight * count for weight, count in zip(weights, entries, strict=True)]
+    _, others = _ratio(np.concatenate([np.empty(0), *losses]), np.concatenate([np.empty(0), *standing]))
+    error = math.sqrt(variance) / bottom if bottom else math.nan
+    return Mean(mean, error, sum(map(len, losses)), sum(sizes), others if math.isfinite(others) else 0.0)
