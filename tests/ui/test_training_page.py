@@ -24,7 +24,7 @@ from zk0desk.ui.all_runs import AllRuns
 from zk0desk.ui.durations import duration
 from zk0desk.ui.model import AppModel
 from zk0desk.ui.pages.training import TrainingPage
-from zk0desk.ui.plots import number
+from zk0desk.ui.plots import number, right_end
 from zk0desk.ui.run_data import SMOOTHED, RunData, Smoothed, Track
 from zk0desk.ui.save_policy import SavePolicy
 
@@ -117,6 +117,27 @@ def test_time_left_of_the_run_is_not_guessed_before_a_round_is_measured(page: Tr
     page.refresh()
     page._numbers()
     assert page.cards["left"].compare.text() == "run: measured after this round"
+
+
+def test_while_it_follows_the_axes_change_seldom_and_hold_every_step(page: TrainingPage, model: AppModel) -> None:
+    seen, box = set(), page.plot.getViewBox()
+    happens = a_round(1, steps=200, done=200)
+    train(model, happens[:3])
+    for done, step in enumerate(happens[3:], 1):
+        train(model, [step])
+        page.refresh()
+        (left, right), (low, high) = box.viewRange()
+        values = page.plot._raw.getData()[1]
+        assert left <= 0 and right >= done == len(values)
+        assert low <= values.min() and values.max() <= high
+        seen.add((right, low, high))
+    assert len(seen) < 60, "an axis that changes with every step is painted with every step"
+
+
+@pytest.mark.parametrize("size", [0, 1, 9, 99, 100, 101, 1_234, 99_999, 1_000_000])
+def test_the_axis_of_steps_ends_a_little_after_the_run(size: int) -> None:
+    assert max(10, size) <= right_end(size) <= max(10, size * 1.14)
+    assert right_end(size) <= right_end(size + 1)
 
 
 def test_a_zoom_is_kept_when_data_arrives_and_follow_brings_all_back(page: TrainingPage, model: AppModel, qtbot) -> None:

@@ -18,6 +18,10 @@ from zk0desk.ui.run_data import DECIDES, RunData
 POINTS = 1200
 """Blocks that a curve is drawn from; about the plot's width in pixels."""
 
+FILLED, SPARE = 0.7, 0.08
+"""A height that shows the values is kept while they fill so much of it; a new one leaves so much room, so that the axis, which is
+slow to paint, is painted seldom."""
+
 SERIES: dict[str, tuple[str, str]] = {
     "loss": ("Loss per step", "flow-matching loss"),
     "proximal": ("Proximal term", "mu/2 · distance²"),
@@ -39,6 +43,14 @@ def number(value: float) -> str:
         mantissa, exponent = f"{value:.2e}".split("e")
         return f"{mantissa}e{int(exponent)}"
     return f"{value:.{max(0, 2 - math.floor(math.log10(size)))}f}"
+
+
+def right_end(size: int) -> float:
+    """Where the axis of steps ends while it follows a run of `size` steps: it grows by an eighth whenever the curve has come to its end.
+
+    An axis that grows with every step is painted with every step, and each of its many small strokes may have to wait for training.
+    """
+    return max(10.0, 1.125 ** math.ceil(math.log(max(1.0, size * 1.01), 1.125)))
 
 
 class _Axis(pg.AxisItem):
@@ -195,6 +207,7 @@ class StepPlot(Plot):
         self.log = False
         self.follow = True
         self._drawn: tuple[Any, ...] = ()
+        self._fitted: tuple[str, bool] | None = None
         self._cursor = -1
         box = self.getViewBox()
         self._raw = pg.PlotCurveItem(connect="finite")
@@ -263,8 +276,8 @@ class StepPlot(Plot):
             return
         box = self.getViewBox()
         size = 0 if data is None else len(data)
-        if self.follow:
-            box.setXRange(0, max(10.0, size * 1.02), padding=0)
+        if self.follow and box.viewRange()[0] != [0, right_end(size)]:
+            box.setXRange(0, right_end(size), padding=0)
         left, right = box.viewRange()[0]
         state = (id(data), 0 if data is None else data.version, self.column, self.log, left, right)
         if state == self._drawn:
@@ -303,8 +316,12 @@ class StepPlot(Plot):
         if not self.log and finite.min() >= 0:
             low = max(low, -0.16 * high) if low < 0 else low
         box = self.getViewBox()
-        if box.viewRange()[1] != [low, high]:
-            box.setYRange(low, high, padding=0)
+        seen_low, seen_high = box.viewRange()[1]
+        fits = seen_low <= low and high <= seen_high and high - low >= FILLED * (seen_high - seen_low)
+        if not (fits and self._fitted == (self.column, self.log)):
+            self._fitted = (self.column, self.log)
+            spare = SPARE * (high - low)
+            box.setYRange(low - spare, high + spare, padding=0)
 
     # --- reading values
 
