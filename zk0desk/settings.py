@@ -188,7 +188,10 @@ class ServerRounds(_Section):
     proximal_mu: float = Field(0.01, ge=0, le=100, description="FedProx's mu.")
     max_share: float = Field(0.5, gt=0, le=1, description="No node weighs more than this in the mean; below 1/n it acts as 1/n.")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of the run.")
-    encoding: Literal["fp32", "fp16"] = Field("fp16", description="How updates travel: fp32, or fp16 of the change times 1024.")
+    encoding: Literal["fp32", "fp16", "int8"] = Field(
+        "int8",
+        description="How changes travel, both ways: int8 (a quarter of fp32; what is left out goes into the next round), fp16, fp32.",
+    )
     keep_checkpoints: int = Field(10, ge=0, le=100_000, description="Policies kept of a run: the last ones, and the best. 0 keeps all.")
 
 

@@ -72,9 +72,8 @@ def test_that_a_verdict_on_the_last_reply_travels_with_the_request(verdict: str)
     config = request(last_verdict=verdict).to_config()
     assert TrainRequest.from_config(config) == request(last_verdict=verdict)
     assert ("last-verdict" in config) == bool(verdict)
-    assert (
-        TrainRequest.from_config({**request().to_config(), **own_config(last_verdict="a\nb" + "c" * 400)}).last_verdict == "a b" + "c" * 297
-    )
+    long = own_config(last_verdict="a\nb" + "c" * 400)
+    assert TrainRequest.from_config({**request().to_config(), **long}).last_verdict == "a b" + "c" * 297
 
 
 @pytest.mark.parametrize("verdict", ["a\nb", "\x1b[31m", "x" * 301, 3, b"accepted"])

@@ -149,7 +149,7 @@ def final_of(policy: Path, run: str, number: int, change: float, loss: float) ->
     last = {"last-round": number, "last-nodes": 1, "last-eval-loss": loss}
     final = FinalWeights(
         run_uid=run, server_round=number, num_rounds=9, backbone_sha256=files.backbone_sha256, layout_sha256=files.layout.sha256,
-        weights_sha256=weights_sha256(weights), last=last,
+        weights_sha256=weights_sha256(weights), base_sha256=weights_sha256(weights), last=last,
     )  # fmt: skip
     return dict(final.to_config()), weights
 

@@ -205,7 +205,6 @@ class DemoFederation:
                 lr=plan.lr,
                 proximal_mu=0.01,
                 seed=plan.seed,
-                encoding="fp16",
             ),
         )
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from zk0desk.events import Notice
 from zk0desk.federation import messages, updates
-from zk0desk.federation.messages import TrainRequest
+from zk0desk.federation.messages import DIFFERENCE, FinalWeights, TrainRequest, asks_for_whole
 from zk0desk.federation.run_state import RunState
+from zk0desk.federation.schedule import Decision
+from zk0desk.federation.server_folder import fingerprint_of
 
 if TYPE_CHECKING:
     from zk0desk.federation.grid import OnlineNode
@@ -25,33 +30,50 @@ class Broadcast:
 
     def __init__(self, state: RunState) -> None:
         self._state = state
-        self._verdicts: dict[bytes, str] = {}
+        self._verdicts: Mapping[bytes, str] = {}
 
-    def request(self, number: int, lr: float, mu: float) -> TrainRequest:
-        """What round `number` asks of every node, with this learning rate and proximal coefficient."""
+    def request(self, number: int, decision: Decision) -> TrainRequest:
+        """What round `number` asks of every node, with the learning rate and mu of `decision`."""
         state, rules, record, files = self._state, self._state.rules, self._state.record, self._state.files
         return TrainRequest(
-            run_uid=record.uid, server_round=number, num_rounds=record.rounds, seed=rules.seed, lr=lr, proximal_mu=mu,
-            mu_max=max(0.02, mu), batch_size=rules.batch_size, policy_id=files.policy_id,
+            run_uid=record.uid, server_round=number, num_rounds=record.rounds, seed=rules.seed, lr=decision.lr, proximal_mu=decision.mu,
+            last_signal=decision.told, mu_max=max(0.02, decision.mu), batch_size=rules.batch_size, policy_id=files.policy_id,
             backbone_sha256=files.backbone_sha256, layout_sha256=files.layout.sha256, weights_sha256=state.sha256,
             base_sha256=state.sha256, local_epochs=rules.local_epochs, local_steps=rules.local_steps, deadline_s=rules.deadline_s,
-            encoding=rules.encoding, accepted_round=number - 1, last=self._last(),
+            encoding=rules.encoding, last=self._last(),
         )  # fmt: skip
 
-    def send(self, request: TrainRequest, nodes: Sequence[OnlineNode], verdicts: Mapping[bytes, str] | None = None) -> dict[int, str]:
+    def send(
+        self, request: TrainRequest, nodes: Sequence[OnlineNode], verdicts: Mapping[bytes, str] | None = None, *, whole: bool = False
+    ) -> dict[int, str]:
         """Send `request` with the weights to `nodes`; the message's id for each node id that it could be given to.
 
-        `verdicts` says, by public key, what became of the nodes' replies of the round before; they are kept for sending a round again.
+        A node that holds the weights of a round not long ago gets the differences, unless `whole`. `verdicts` says, by public key, what
+        became of the nodes' replies of the round before; they are kept for sending a round again.
         """
         if verdicts is not None:
-            self._verdicts = dict(verdicts)
-        return self._state.connected.send(
-            [node.node_id for node in nodes], messages.TRAIN, arrays=updates.encode(self._state.weights, "fp32"),
-            config=request.to_config(), own=self._own(nodes), ttl=request.deadline_s + TTL_MARGIN_S,
-        )  # fmt: skip
+            self._verdicts = verdicts
+        return self._carry(messages.TRAIN, request, nodes, request.deadline_s + TTL_MARGIN_S, whole)
 
-    def _own(self, nodes: Sequence[OnlineNode]) -> dict[int, messages.Config]:
-        return {node.node_id: messages.own_config(last_verdict=self._verdicts.get(node.public_key, "")) for node in nodes}
+    def _carry(self, kind: str, what: TrainRequest | FinalWeights, nodes: Sequence[OnlineNode], ttl: float, whole: bool) -> dict[int, str]:
+        """Send `what` with the weights, each node's as it needs them; arrays are handed over once to all nodes that need the same."""
+        state, codec = self._state, self._state.codec
+        groups, sent = defaultdict(list), {}
+        for node in nodes:
+            held = None if whole else state.deliveries.holds(fingerprint_of(node.public_key))
+            groups[codec.behind(held, what.encoding)].append(node)
+        for count, group in sorted(groups.items(), key=lambda item: item[0] or math.inf):  # the whole, which takes longest, last
+            arrays = codec.pieces(count, what.encoding) if count else updates.encode_pieces(state.weights, "fp32")
+            told = replace(what, arrays_kind=DIFFERENCE, base_sha256=codec.base_sha256(count, what.encoding)) if count else what
+            own = {node.node_id: self._own(kind, node.public_key) for node in group}
+            sent |= state.connected.send(list(own), kind, arrays=arrays, config=told.to_config(), own=own, ttl=ttl)
+        return sent
+
+    def _own(self, kind: str, key: bytes) -> messages.Config:
+        """What is said to one node alone."""
+        own = messages.own_config(last_verdict=self._verdicts.get(key, ""))
+        accepted = self._state.deliveries.accepted(fingerprint_of(key))
+        return {**own, "accepted-round": accepted} if kind == messages.TRAIN else own
 
     def _last(self) -> dict[str, float]:
         record, key = self._state.record, str(self._state.record.done)
@@ -72,28 +94,32 @@ class Broadcast:
         from zk0desk.federation.grid import SuperLinkLost
 
         state, record = self._state, self._state.record
-        final = messages.FinalWeights(
-            run_uid=record.uid, server_round=record.done, num_rounds=record.rounds, backbone_sha256=state.files.backbone_sha256,
-            layout_sha256=state.files.layout.sha256, weights_sha256=state.sha256, last=self._last(),
-        )  # fmt: skip
         if verdicts is not None:
-            self._verdicts = dict(verdicts)
+            self._verdicts = verdicts
+        final = FinalWeights(
+            run_uid=record.uid, server_round=record.done, num_rounds=record.rounds, backbone_sha256=state.files.backbone_sha256,
+            layout_sha256=state.files.layout.sha256, weights_sha256=state.sha256, base_sha256=state.sha256,
+            encoding=state.rules.encoding, last=self._last(),
+        )  # fmt: skip
         try:
-            nodes = state.online()
-            online = {node.node_id for node in nodes}
-            allowed = END_S + state.weights.nbytes * len(online) / END_BYTES_PER_S
+            nodes = {node.node_id: node for node in state.online()}
+            allowed = END_S + state.weights.nbytes * len(nodes) / END_BYTES_PER_S
             if state.rules.deadline_s:
                 allowed = min(allowed, max(END_S, state.rules.deadline_s))
-            waiting = state.connected.send(
-                sorted(online), messages.QUERY, arrays=updates.encode(state.weights, "fp32"), config=final.to_config(),
-                own=self._own(nodes), ttl=allowed + TTL_MARGIN_S,
-            )  # fmt: skip
-            ends = time.monotonic() + allowed
+            ends, ttl = time.monotonic() + allowed, allowed + TTL_MARGIN_S
+            waiting = self._carry(messages.QUERY, final, list(nodes.values()), ttl, whole=False)
+            asked_whole: set[int] = set()
             while waiting and time.monotonic() < ends:
                 online = {node.node_id for node in state.online()}
                 waiting = {node: each for node, each in waiting.items() if node in online}
-                answered = {reply.to for reply in state.connected.replies(list(waiting.values()))}
-                waiting = {node: each for node, each in waiting.items() if each not in answered}
+                answered = {reply.to: reply.error for reply in state.connected.replies(list(waiting.values()))}
+                for node_id in [node for node, each in waiting.items() if each in answered]:
+                    error = answered[waiting.pop(node_id)]
+                    if not error:
+                        state.deliveries.took(fingerprint_of(nodes[node_id].public_key), record.done)
+                    elif asks_for_whole(error) and node_id not in asked_whole:
+                        asked_whole.add(node_id)
+                        waiting |= self._carry(messages.QUERY, final, [nodes[node_id]], ttl, whole=True)
                 if waiting:
                     state.wait(0.1)
             state.connected.abandon(waiting.values())

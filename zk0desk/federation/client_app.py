@@ -23,7 +23,9 @@ from flwr.clientapp import ClientApp  # noqa: E402
 from zk0desk.control import NodeControl  # noqa: E402
 from zk0desk.errors import OperatorError  # noqa: E402
 from zk0desk.federation import local_round  # noqa: E402
-from zk0desk.federation.messages import MessageRefused, check_query  # noqa: E402
+from zk0desk.federation.invitation import Invitation  # noqa: E402
+from zk0desk.federation.messages import MessageRefused  # noqa: E402
+from zk0desk.federation.run_store import RunStore  # noqa: E402
 
 if TYPE_CHECKING:
     from zk0desk.federation.node_engine import Engine
@@ -40,7 +42,6 @@ def load_settings(context: Context) -> Settings:
     """The operator's settings, after the checks that come before a first message. Raises `OperatorError`."""
     from zk0desk import settings as settings_file
     from zk0desk.federation.consent import require_consent
-    from zk0desk.federation.invitation import Invitation
 
     named = context.node_config.get("settings")
     settings: Settings = settings_file.load(Path(str(named)) if named else None)
@@ -83,7 +84,8 @@ def train(message: Message, context: Context) -> Message:
         trainer = _engine(settings.model_dump_json()).trainer
         # The supernode sends the reply; a tenth of the time is left to it.
         deadline = received + 0.9 * request.deadline_s if request.deadline_s else 0.0
-        answer = local_round.answer_train(message.content, files, trainer, deadline=deadline)
+        invitation = Invitation.parse(settings.federation.invitation)
+        answer = local_round.answer_train(message.content, files, trainer, invitation, deadline=deadline)
     except OperatorError as error:
         return _refusal(message, error)
     return Message(local_round.to_records(answer), reply_to=message)
@@ -94,8 +96,11 @@ def query(message: Message, context: Context) -> Message:
     """Versions and the number of frames; nothing else about the recordings."""
     try:
         settings = load_settings(context)
-        check_query(dict(message.content.config_records.get("config", {})))
-        told = local_round.capability(policy_files(settings), _engine(settings.model_dump_json()).trainer.frames)
+        files = policy_files(settings)
+        if carried := local_round.read_query(message.content, files):
+            final, weights = carried
+            RunStore(final.run_uid).keep_weights(final, weights, Invitation.parse(settings.federation.invitation), files)
+        told = local_round.capability(files, _engine(settings.model_dump_json()).trainer.frames)
     except OperatorError as error:
         return _refusal(message, error)
     return Message(RecordDict({"config": ConfigRecord(told)}), reply_to=message)

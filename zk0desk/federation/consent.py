@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from zk0desk.errors import ExitStatus, OperatorError
 from zk0desk.federation.invitation import Invitation
 from zk0desk.federation.messages import MIN_FRAMES, TRAIN_METRICS
+from zk0desk.federation.updates import encoded_bytes
 
 if TYPE_CHECKING:
     from zk0desk.training.policy_files import PolicyFiles
@@ -28,7 +29,7 @@ class ConsentMissing(OperatorError):
 def leaves(invitation: Invitation, files: PolicyFiles | None = None) -> list[str]:
     """What is sent to the federation's computer, a sentence each. `files` only sharpens the size."""
     values = files.trainable_parameters if files else invitation.trainable_parameters
-    size = values * (2 if invitation.encoding == "fp16" else 4)
+    size = encoded_bytes(values, invitation.encoding)
     return [
         f"Each round, what training here changed in the policy's {values:,} trainable values: {_bytes(size)}, to {invitation.address}.",
         f"With it these figures: {', '.join(TRAIN_METRICS)}.",

@@ -78,7 +78,7 @@ class Invitation(BaseModel):
     local_steps: int = Field(0, ge=0, le=1_000_000)
     batch_size: int = Field(ge=1, le=4096)
     deadline_s: float = Field(gt=0, le=39_600)
-    encoding: Literal["fp32", "fp16"] = "fp16"
+    encoding: Literal["fp32", "fp16", "int8"] = "fp16"
     flwr_version: str = Field("", pattern=r"^[0-9A-Za-z.+\-]{0,32}$")
     zk0desk_version: str = Field("", pattern=r"^[0-9A-Za-z.+\-]{0,32}$")
 

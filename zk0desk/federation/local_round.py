@@ -15,26 +15,30 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from zk0desk.events import FederationMetrics
+from zk0desk.events import FederationMetrics, ScheduleDecided
 from zk0desk.federation.messages import (
     ARRAYS,
     CONFIG,
     DIFFERENCE,
     METRICS,
     MIN_FRAMES,
-    WHOLE,
     Config,
     FinalWeights,
     MessageRefused,
     TrainRequest,
+    WholeNeeded,
     check_metrics,
     reply_config,
 )
-from zk0desk.federation.updates import DTYPES, decode, encode, pieces, weights_sha256
+from zk0desk.federation.run_store import RunStore
+from zk0desk.federation.schedule import MARKED
+from zk0desk.federation.updates import DIFFERENCES, DTYPES, PIECE, decode, decode_piece, pieces, weights_sha256
 
 if TYPE_CHECKING:
     from flwr.app import RecordDict
 
+    from zk0desk.federation.error_feedback import ErrorFeedback
+    from zk0desk.federation.invitation import Invitation
     from zk0desk.training.checkpoint import RoundCheckpoint
     from zk0desk.training.policy_files import PolicyFiles
     from zk0desk.training.rounds import RoundPlan, RoundResult
@@ -111,27 +115,47 @@ def read_request(content: RecordDict, files: PolicyFiles) -> TrainRequest:
     return request
 
 
-def read_weights(content: RecordDict, request: TrainRequest, size: int, previous: np.ndarray | None = None) -> np.ndarray:
-    """The weights to train from, float32, flat; their hash is what the request says.
+def read_weights(content: RecordDict, carried: TrainRequest | FinalWeights, size: int, store: RunStore | None = None) -> np.ndarray:
+    """The weights that a message carries, float32, flat; their hash is what the message says.
 
-    A difference is added to `previous`, multiply then add in float32, as on the server. `MessageRefused` when the
-    arrays do not fit, or `previous` is not the base of the difference.
+    Differences are added to the last weights in `store`, multiply then add in float32, as on the server; those that the node has already
+    are passed over. `MessageRefused` when the arrays do not fit; `WholeNeeded` when the differences do not lead from what the node holds to
+    the coordinator's weights.
     """
-    encoding = "fp32" if request.arrays_kind == WHOLE else request.encoding
-    weights = decode(read_arrays(content, size), encoding, size)
-    if request.arrays_kind == DIFFERENCE:
-        if previous is None or previous.size != size or weights_sha256(previous) != request.base_sha256:
-            raise MessageRefused("base-sha256", "this node does not hold those weights; the whole is needed.")
-        weights += previous
-    if weights_sha256(weights) != request.weights_sha256:
+    if carried.arrays_kind == DIFFERENCE:
+        return _add_differences(content, carried, size, store)
+    weights = decode(read_arrays(content, size), "fp32", size)
+    if weights_sha256(weights) != carried.weights_sha256:
         raise MessageRefused("weights-sha256", "is not that of the weights which came.")
+    return weights
+
+
+def _add_differences(content: RecordDict, carried: TrainRequest | FinalWeights, size: int, store: RunStore | None) -> np.ndarray:
+    arrays = read_arrays(content, size, DIFFERENCES)
+    held = store.last() if store else None
+    came = len(arrays) // pieces(size)
+    needed = carried.formed_by - held[0] if held else -1
+    if not 0 <= needed <= came or (needed == came and held and held[1] != carried.base_sha256):
+        raise WholeNeeded("base-sha256", "this node does not hold the weights that the differences are added to.")
+    weights = store.weights(size) if store else None
+    if weights is None:
+        raise WholeNeeded("base-sha256", "the weights that this node kept cannot be read.")
+    scratch = np.empty(min(size, PIECE), np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for number in range((came - needed) * pieces(size), len(arrays)):
+            start = number % pieces(size) * PIECE
+            part = weights[start : start + PIECE]
+            decode_piece(arrays[number], carried.encoding, scratch[: part.size], f"{ARRAYS}[{piece_name(number)}]")
+            np.add(part, scratch[: part.size], out=part)
+    if weights_sha256(weights) != carried.weights_sha256:
+        raise WholeNeeded("weights-sha256", "the differences do not lead to the coordinator's weights from those that this node kept.")
     return weights
 
 
 def read_query(content: RecordDict, files: PolicyFiles) -> tuple[FinalWeights, np.ndarray] | None:
     """The weights that a query carries at a run's end, and what it says of them; None for a query without any.
 
-    `MessageRefused` unless the weights are of this policy, whole, finite and of the hash that is said.
+    `MessageRefused` unless the weights are of this policy, finite and of the hash that is said; `WholeNeeded` as `read_weights`.
     """
     for name in content:
         if name not in (ARRAYS, CONFIG):
@@ -147,18 +171,15 @@ def read_query(content: RecordDict, files: PolicyFiles) -> tuple[FinalWeights, n
     ):
         if theirs != ours:
             raise MessageRefused(key, f"the weights are for {theirs[:16]}, this computer's policy is {ours[:16]}.")
-    weights = decode(read_arrays(content, files.layout.size), "fp32", files.layout.size)
-    if weights_sha256(weights) != final.weights_sha256:
-        raise MessageRefused("weights-sha256", "is not that of the weights which came.")
-    return final, weights
+    return final, read_weights(content, final, files.layout.size, RunStore.existing(final.run_uid))
 
 
-def read_arrays(content: RecordDict, size: int) -> list[np.ndarray]:
-    """The pieces in the `arrays` record, checked for number and length before they are unpacked."""
+def read_arrays(content: RecordDict, size: int, most: int = 1) -> list[np.ndarray]:
+    """The pieces in the `arrays` record, of one to `most` vectors, checked for number and length before they are unpacked."""
     record = content.array_records.get(ARRAYS)
-    names = [piece_name(number) for number in range(pieces(size))]
-    if record is None or sorted(record) != names:
-        raise MessageRefused(ARRAYS, f"does not hold the {len(names)} pieces of this policy's {size:,} values.")
+    names = [piece_name(number) for number in range(len(record or ()))]
+    if record is None or sorted(record) != names or len(names) not in range(pieces(size), most * pieces(size) + 1, pieces(size)):
+        raise MessageRefused(ARRAYS, f"does not hold the {pieces(size)} pieces of this policy's {size:,} values.")
     return [_array(name, record[name]) for name in names]
 
 
@@ -187,19 +208,24 @@ def _config(content: RecordDict) -> Mapping[str, Any]:
     return dict(record)
 
 
-def answer(request: TrainRequest, result: RoundResult) -> Answer:
-    """The reply to `request`. Losses that average fewer than `MIN_FRAMES` frames stay here."""
+def answer(request: TrainRequest, result: RoundResult, feedback: ErrorFeedback) -> Answer:
+    """The reply to `request`. Losses that average fewer than `MIN_FRAMES` frames stay here.
+
+    The change is encoded last: what protects it (a clip, noise) comes before, and `feedback` then keeps protected minus decoded.
+    """
     metrics = check_metrics(result.metrics)
     if metrics.get("frames-seen", metrics["num-examples"]) < MIN_FRAMES:
         metrics = {key: value for key, value in metrics.items() if not key.startswith("loss-")}
-    return Answer(encode(result.delta, request.encoding), reply_config(request), metrics)
+    return Answer(feedback.encode(result.delta, request), reply_config(request), metrics)
 
 
-def answer_train(content: RecordDict, files: PolicyFiles, trainer: Trains, *, deadline: float = 0.0) -> Answer:
+def answer_train(content: RecordDict, files: PolicyFiles, trainer: Trains, invitation: Invitation, *, deadline: float = 0.0) -> Answer:
     """The whole round: check, train, encode. `deadline` is the Unix time by which training has to end, or 0."""
     request = read_request(content, files)
-    weights = read_weights(content, request, files.layout.size)
-    return answer(request, trainer.train(request.plan(deadline), weights))
+    weights = read_weights(content, request, files.layout.size, RunStore.existing(request.run_uid))
+    store = RunStore(request.run_uid)
+    store.keep_weights(request, weights, invitation, files)
+    return answer(request, trainer.train(request.plan(deadline), weights), store.feedback())
 
 
 def to_records(reply: Answer) -> RecordDict:
@@ -248,3 +274,13 @@ def federation_metrics(run: str, last: Mapping[str, float], *, base: bool) -> li
         nodes, train, held_out = (last.get(f"last-{name}") for name in ("nodes", "train-loss", "eval-loss"))
         told.append(FederationMetrics(run=run, round=int(last["last-round"]), nodes=int(nodes or 0), train_loss=train, eval_loss=held_out))
     return told
+
+
+def schedule_decided(request: TrainRequest) -> ScheduleDecided | None:
+    """Why a round is asked with its learning rate and mu, in this program's own words; None when the coordinator gave no signal."""
+    if not request.last_signal:
+        return None
+    return ScheduleDecided(
+        run=request.run_uid, round=request.server_round, lr=request.lr, mu=request.proximal_mu, signal=request.last_signal,
+        why=MARKED[request.last_signal],
+    )  # fmt: skip

@@ -51,6 +51,21 @@ class MessageRefused(OperatorError):
         return f"{self.code}: {self.why}"
 
 
+class WholeNeeded(MessageRefused):
+    """Differences came that lead to no weights which this node can check. It is answered by sending the weights whole."""
+
+    code = "whole-needed"
+
+    def __init__(self, key: str, why: str) -> None:
+        super().__init__(key, why)
+        self.what, self.remedy = "The whole weights are asked for.", "They come by themselves."
+
+
+def asks_for_whole(error: str) -> bool:
+    """Whether an error reply is that of a node which needs the whole weights."""
+    return error.startswith(f"{WholeNeeded.code}:")
+
+
 def _number(key: str, value: Any, low: float, high: float, *, whole: bool = False) -> float:
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
         raise MessageRefused(key, f"must be {'an integer' if whole else 'a number'}, not {type(value).__name__}.")
@@ -104,10 +119,14 @@ LAST_KEYS = frozenset(_LAST_INTEGERS) | frozenset(_LAST_FLOATS)
 """Keys of `TrainRequest.last`: what the coordinator tells about the round before, and the held-out loss of the base policy, to
 compare with. A loss that is unknown is left out."""
 LAST_VERDICT = "last-verdict"
-"""Optional key of a train message and of a query with weights: what became of this node's reply of the round before. `ACCEPTED`, or
+"""Optional key of a train message and of a query: what became of this node's reply of the round before. `ACCEPTED`, or
 `CODE: why` of at most `VERDICT_LIMIT` printable characters."""
 ACCEPTED = "accepted"
 VERDICT_LIMIT = 300
+LAST_SIGNAL = "last-signal"
+"""Optional key of a train message: what the held-out losses showed when this round's learning rate and mu were decided."""
+SIGNALS = ("spike", "calm", "rising", "plateau", "cycle-end", "worse", "better")
+"""Values of `last-signal`; what they mean is in `schedule.MARKED`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +134,9 @@ class TrainRequest:
     """What `train` asks, the keys of its `config` record as attributes.
 
     `weights_sha256` is that of the weights to train from, as float32; `base_sha256` that of the weights which a
-    difference is added to (equal to `weights_sha256` for whole weights). `deadline_s` counts from receipt to the end
-    of the upload, 0: none. `encoding` is that of the reply, and of a difference. `local_steps` > 0 replaces epochs.
+    differences are added to (equal to `weights_sha256` for whole weights). `deadline_s` counts from receipt to the end
+    of the upload, 0: none. `encoding` is that of the reply, and of differences. `local_steps` > 0 replaces epochs. `accepted_round` is the
+    last round in which this node's update was accepted, 0 when none was.
     """
 
     run_uid: str
@@ -142,34 +162,35 @@ class TrainRequest:
     mu_loss_std: float = 1.2
     mu_grad_norm: float = 1.0
     last_verdict: str = ""
+    last_signal: str = ""
     last: dict[str, float] = field(default_factory=dict)
 
     def to_config(self) -> Config:
-        """The `config` record. Losses of `last` that are not finite are left out, and so is an empty verdict."""
-        config: Config = own_config(last_verdict=self.last_verdict)
+        """The `config` record. Losses of `last` that are not finite or beyond their limit are left out, and so is what is empty."""
+        config = own_config(last_verdict=self.last_verdict)
+        if self.last_signal:
+            config[LAST_SIGNAL] = self.last_signal
         for item in dataclasses.fields(self):
-            if item.name not in ("last", "last_verdict"):
+            if item.name not in _OPTIONAL:
                 key = item.name.replace("_", "-")
                 value = getattr(self, item.name)
                 config[key] = float(value) if key in _FLOATS else value
-        for key, value in self.last.items():
-            if value is not None and math.isfinite(value):
-                config[key] = int(value) if key in _LAST_INTEGERS else float(value)
-        return config
+        return {**config, **_told(self.last)}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> TrainRequest:
         """The request in `config`; `MessageRefused` names the first key that is unknown, absent, of a wrong type or out of range."""
-        names = {item.name.replace("_", "-"): item for item in dataclasses.fields(cls) if item.name not in ("last", "last_verdict")}
+        names = {item.name.replace("_", "-"): item for item in dataclasses.fields(cls) if item.name not in _OPTIONAL}
         for key in config:
-            if key not in names and key not in LAST_KEYS and key != LAST_VERDICT:
+            if key not in names and key not in LAST_KEYS and key not in (LAST_VERDICT, LAST_SIGNAL):
                 raise MessageRefused(f"{key!s:.60}", "is not a key of a train message.")
         values: dict[str, Any] = {}
         for key, item in names.items():
             if key not in config:
                 raise MessageRefused(key, "is missing.")
             values[item.name] = _checked(key, config[key])
-        request = cls(**values, last_verdict=_read_verdict(config), last=_read_last(config))
+        signal = _choice(LAST_SIGNAL, config[LAST_SIGNAL], SIGNALS) if LAST_SIGNAL in config else ""
+        request = cls(**values, last_verdict=_read_verdict(config), last_signal=signal, last=_read_last(config))
         request._agree()
         return request
 
@@ -185,8 +206,7 @@ class TrainRequest:
             raise MessageRefused("server-round", f"{self.server_round} is beyond num-rounds, {self.num_rounds}.")
         if self.accepted_round >= self.server_round:
             raise MessageRefused("accepted-round", f"{self.accepted_round} is not before server-round, {self.server_round}.")
-        if self.arrays_kind == WHOLE and self.base_sha256 != self.weights_sha256:
-            raise MessageRefused("base-sha256", "must be weights-sha256 when the whole weights are sent.")
+        _agree_on_base(self)
 
     def plan(self, deadline: float = 0.0) -> RoundPlan:
         """The local round; `deadline` is the Unix time by which training has to end, or 0."""
@@ -208,6 +228,21 @@ class TrainRequest:
         )
 
 
+_OPTIONAL = ("last", "last_verdict", "last_signal")
+
+
+def _told(last: Mapping[str, float]) -> Config:
+    """`last` without losses that are not finite or beyond their limit: a round whose loss is out of bounds is still asked for."""
+    limits = {**_LAST_INTEGERS, **_LAST_FLOATS}
+    fit = {key: value for key, value in last.items() if math.isfinite(value) and limits[key][0] <= value <= limits[key][1]}
+    return {key: int(value) if key in _LAST_INTEGERS else float(value) for key, value in fit.items()}
+
+
+def _agree_on_base(carried: TrainRequest | FinalWeights) -> None:
+    if carried.arrays_kind == WHOLE and carried.base_sha256 != carried.weights_sha256:
+        raise MessageRefused("base-sha256", "must be weights-sha256 when the whole weights are sent.")
+
+
 def _read_last(config: Mapping[str, Any]) -> dict[str, float]:
     last: dict[str, float] = {}
     for limits, whole in ((_LAST_INTEGERS, True), (_LAST_FLOATS, False)):
@@ -222,8 +257,8 @@ def _read_verdict(config: Mapping[str, Any]) -> str:
     return verdict
 
 
-def own_config(*, last_verdict: str = "") -> Config:
-    """The keys that differ from node to node; a verdict is made one line and cut to its limit."""
+def own_config(*, last_verdict: str) -> Config:
+    """The key that says `last_verdict`, which is made one line and cut to its limit; nothing for an empty one."""
     line = "".join(character if character.isprintable() else " " for character in last_verdict)[:VERDICT_LIMIT]
     return {LAST_VERDICT: line} if line else {}
 
@@ -308,14 +343,16 @@ def check_reply(config: Mapping[str, Any], request: TrainRequest) -> None:
             raise MessageRefused(key, f"is {_shown(config[key])} where {value!r} was asked.")
 
 
-_FINAL_KEYS = ("server-round", "num-rounds", "backbone-sha256", "layout-sha256", "weights-sha256")
+_FINAL_KEYS = (
+    "server-round", "num-rounds", "backbone-sha256", "layout-sha256", "weights-sha256", "base-sha256", "arrays-kind", "encoding",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinalWeights:
     """What a query says of the weights that it carries: those formed by round `server_round`, after which no round follows for now.
 
-    They travel whole, as fp32. `last` has keys of `LAST_KEYS`, its `last-round` being `server_round`.
+    `base_sha256`, `arrays_kind` and `encoding` as in `TrainRequest`. `last` has keys of `LAST_KEYS`, its `last-round` being `server_round`.
     """
 
     run_uid: str
@@ -324,6 +361,9 @@ class FinalWeights:
     backbone_sha256: str
     layout_sha256: str
     weights_sha256: str
+    base_sha256: str
+    arrays_kind: str = WHOLE
+    encoding: str = "fp16"
     last_verdict: str = ""
     last: dict[str, float]
 
@@ -333,13 +373,10 @@ class FinalWeights:
         return self.server_round
 
     def to_config(self) -> Config:
-        """The `config` record. Losses of `last` that are not finite are left out."""
+        """The `config` record. Losses of `last` that are not finite or beyond their limit are left out."""
         config: Config = {"run-uid": self.run_uid, **own_config(last_verdict=self.last_verdict)}
         config |= {key: getattr(self, key.replace("-", "_")) for key in _FINAL_KEYS}
-        for key, value in self.last.items():
-            if math.isfinite(value):
-                config[key] = int(value) if key in _LAST_INTEGERS else float(value)
-        return config
+        return {**config, **_told(self.last)}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> FinalWeights | None:
@@ -348,7 +385,9 @@ class FinalWeights:
         if not any(key in config for key in _FINAL_KEYS):
             return None
         values: dict[str, Any] = {key.replace("-", "_"): config[key] for key in ("run-uid", *_FINAL_KEYS)}
-        return cls(**values, last_verdict=_read_verdict(config), last=last)
+        final = cls(**values, last_verdict=_read_verdict(config), last=last)
+        _agree_on_base(final)
+        return final
 
 
 def check_query(config: Mapping[str, Any]) -> dict[str, float]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from zk0desk.federation.asked_round import known_transfer_speed
 from zk0desk.federation.probe import probe
-from zk0desk.federation.transfer_speed import update_bytes, weights_bytes
+from zk0desk.federation.transfer_speed import update_bytes, weights_bytes, whole_bytes
 from zk0desk.training.estimate import duration
 from zk0desk.training.hardware_types import gigabytes
 
@@ -23,7 +23,8 @@ CALLS = 5
 class NetworkLook:
     """What was measured: of `calls` calls the median, shortest and longest time until the address answered, in ms.
 
-    `weights_bytes` come and `update_bytes` go in a round; `down` and `up` are bytes a second of the last round, 0 where there was none.
+    `weights_bytes` come and `update_bytes` go in a round, and `whole_bytes` come in the first one; `down` and `up` are bytes a second of
+    the last round, 0 where there was none.
     """
 
     address: str
@@ -32,6 +33,7 @@ class NetworkLook:
     shortest_ms: float
     longest_ms: float
     weights_bytes: int
+    whole_bytes: int
     update_bytes: int
     down: float
     up: float
@@ -45,7 +47,8 @@ class NetworkLook:
     def sentences(self) -> tuple[str, str]:
         """How quickly the SuperLink answers, and what a round's transfers take."""
         spread = f"{self.calls} calls, {self.shortest_ms:.0f} to {self.longest_ms:.0f} ms"
-        travels = f"A round brings up to {gigabytes(self.weights_bytes)} and takes {gigabytes(self.update_bytes)} back"
+        first = f" ({gigabytes(self.whole_bytes)} the first time)" if self.whole_bytes > self.weights_bytes else ""
+        travels = f"A round brings {gigabytes(self.weights_bytes)}{first} and takes {gigabytes(self.update_bytes)} back"
         if not self.round_seconds:
             takes = f"{travels}. How long that takes is not known until the first round: nothing is sent only to measure."
         else:
@@ -67,6 +70,6 @@ def look_at_network(invitation: Invitation, journal: Path | None = None) -> Netw
     times = [probe(invitation).latency_ms for _ in range(CALLS)]
     speed = known_transfer_speed(invitation, journal)
     return NetworkLook(
-        invitation.address, CALLS, statistics.median(times), min(times), max(times), weights_bytes(invitation), update_bytes(invitation),
-        speed.down, speed.up,
+        invitation.address, CALLS, statistics.median(times), min(times), max(times), weights_bytes(invitation), whole_bytes(invitation),
+        update_bytes(invitation), speed.down, speed.up,
     )  # fmt: skip

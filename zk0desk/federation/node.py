@@ -20,7 +20,17 @@ from zk0desk.errors import EngineMissingError, OperatorError
 from zk0desk.events import Connected, Event, MessageLogged, NodeStateChanged, Notice, Sink, Transfer, UpdateSent
 from zk0desk.federation import local_round
 from zk0desk.federation.interruptible import Behind, interruptible
-from zk0desk.federation.messages import ACCEPTED, EVALUATE, QUERY, TRAIN, FinalWeights, MessageRefused, TrainRequest, check_query
+from zk0desk.federation.messages import (
+    ACCEPTED,
+    EVALUATE,
+    LAST_VERDICT,
+    QUERY,
+    TRAIN,
+    MessageRefused,
+    TrainRequest,
+    WholeNeeded,
+    check_query,
+)
 from zk0desk.federation.node_checks import prepare
 from zk0desk.federation.node_engine import Engine, TrainingControl
 from zk0desk.federation.node_state import SENTENCES, NodeState, check_transition
@@ -82,7 +92,7 @@ class Node:
         self._knocks = 0
         self._knock_entry = 0
         self._base_told = ""
-        self._verdict_told = ("", 0)
+        self._verdict_told = ("", 0, "")
         self._signs = 0
 
     @property
@@ -288,7 +298,7 @@ class Node:
             except (MessageRefused, OperatorError) as error:
                 if isinstance(error, ConnectionTrouble):
                     raise
-                self._notice("warning", error)
+                self._notice("note" if isinstance(error, WholeNeeded) else "warning", error)
                 reason = error.reason if isinstance(error, MessageRefused) else f"{error.code}: {error.what} {error.why}"
                 number = self._ledger("sent", f"{kind}-error", contents={"error": reason[:500]}, size=len(reason[:500]))
                 reply = reply_to(incoming.message, error=reason)
@@ -342,8 +352,7 @@ class Node:
         )
         try:
             request = local_round.read_request(content, self._files)
-            store = RunStore(request.run_uid)
-            weights = local_round.read_weights(content, request, size, store.weights(size) if request.arrays_kind != "whole" else None)
+            weights = local_round.read_weights(content, request, size, RunStore.existing(request.run_uid))
         except MessageRefused as error:
             self._journal.settle(entry, f"refused: {error.why}")
             raise
@@ -358,7 +367,10 @@ class Node:
             rounds=request.num_rounds,
         )
         self._tell_federation(request.run_uid, request.last)
-        self._tell_verdict(request)
+        if decided := local_round.schedule_decided(request):
+            self._emit(decided)
+        self._tell_verdict(request.run_uid, request.formed_by, request.last_verdict)
+        store = RunStore(request.run_uid)
         store.keep_weights(request, weights, invitation, self._files)
         message = base64.b64encode(message_as_bytes(incoming.message)).decode()
         self._journal.remember(self._fact(PENDING), {"message": message, "config": request.to_config(), "received": received})
@@ -377,7 +389,7 @@ class Node:
             self._control.check()
             store.keep_update(request, result)
             kept.clear()
-        self._deliver(message, request, local_round.answer(request, result), received)
+        self._deliver(message, request, local_round.answer(request, result, store.feedback()), received)
 
     def _training_deadline(self, request: TrainRequest, received: float) -> float:
         """When training has to end so that the upload does too; the upload is taken to run at half the download's rate."""
@@ -444,10 +456,17 @@ class Node:
         del content
         if carried is not None:
             final, weights = carried
-            RunStore(final.run_uid).keep_weights(final, weights, self._invitation, self._files)
-            self._tell_verdict(final)
+            store = RunStore(final.run_uid)
+            store.keep_weights(final, weights, self._invitation, self._files)
+            if final.server_round == final.num_rounds:
+                store.feedback().forget()
+        elif why := str(config.get(LAST_VERDICT, "")):
+            what = "The federation does not ask this node any more."
+            remedy = "Ask the coordinator to admit this computer again once the cause is found."
+            self._emit(Notice(severity="error", code="quarantined", what=what, why=why, remedy=remedy))
         self._go(S.WAITING_FOR_ROUND)
         self._tell_federation(run, last)
+        self._tell_verdict(run, number, str(config.get(LAST_VERDICT, "")))
         told = local_round.capability(self._files, self._frames)
         entry = self._ledger("sent", "query-reply", contents={"config": told}, size=len(repr(told)), run=run, flwr_run=flwr_run)
         self._send(reply_to(incoming.message, RecordDict({"config": ConfigRecord(told)})), entry, 0.0, lambda _done: None)
@@ -458,9 +477,12 @@ class Node:
             if event.round == 0:
                 self._base_told = run
 
-    def _tell_verdict(self, told: TrainRequest | FinalWeights) -> None:
-        """Say that this node's last update was not used, and why; that one was used is in the ledger, with the message."""
-        verdict, about = told.last_verdict, (told.run_uid, told.formed_by)
+    def _tell_verdict(self, run: str, number: int, verdict: str) -> None:
+        """Say that this node's last update was not used, and why; that one was used is in the ledger, with the message.
+
+        `number` is the last complete round, 0 where the message names none.
+        """
+        about = (run, number, verdict)
         if verdict in ("", ACCEPTED) or about == self._verdict_told:
             return
         self._verdict_told = about

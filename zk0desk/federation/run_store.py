@@ -6,6 +6,7 @@
     round/            the middle of the round that is under way (`training.checkpoint`)
     optimiser/        its moments after the last two rounds, when the operator wants them kept (`training.optimiser`)
     update.npy        this node's update of a round until it was delivered, with update.json beside it
+    residual-N.npy    what the encoding left out of the update of round N (`error_feedback`)
 
 Files are written whole or not at all.
 """
@@ -18,12 +19,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from zk0desk import folders
+from zk0desk.federation.error_feedback import ErrorFeedback
 from zk0desk.federation.messages import FinalWeights, TrainRequest
 from zk0desk.federation.updates import weights_sha256
 from zk0desk.training.checkpoint import EVERY_S, OPTIMISER, SPARE_BYTES, RoundCheckpoint
@@ -42,6 +45,11 @@ class RunStore:
 
     def __init__(self, run: str, runs: Path | None = None) -> None:
         self.folder = folders.private_folder((runs or folders.runs_folder()) / run)
+
+    @classmethod
+    def existing(cls, run: str, runs: Path | None = None) -> RunStore | None:
+        """The folder of a run of which something is kept, else None; nothing is made."""
+        return cls(run, runs) if ((runs or folders.runs_folder()) / run / RUN).is_file() else None
 
     def describe(self) -> dict[str, Any]:
         """What `run.json` holds, or an empty dictionary."""
@@ -77,6 +85,21 @@ class RunStore:
         if weights is None or (sha256 and weights_sha256(weights) != sha256):
             return None
         return weights
+
+    def last(self) -> tuple[int, str] | None:
+        """The round that formed the last global weights, and their hash; None when there are none."""
+        told = self.describe().get("last")
+        if not isinstance(told, dict) or not isinstance(told.get("round"), int):
+            return None
+        return told["round"], str(told.get("weights-sha256"))
+
+    def feedback(self) -> ErrorFeedback:
+        """What encodes the updates of this run. What is owed to other runs is removed: a node takes part in one."""
+        for other in self.folder.parent.glob("*/residual-*.npy"):
+            if other.parent != self.folder:
+                with suppress(OSError):
+                    other.unlink()
+        return ErrorFeedback(self.folder)
 
     def keep_update(self, request: TrainRequest, result: RoundResult) -> None:
         """Keep what a round gave until it was delivered."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from zk0desk.federation.updates import encoded_bytes
+from zk0desk.federation.updates import LOSSY, encoded_bytes
 
 if TYPE_CHECKING:
     from zk0desk.federation.invitation import Invitation
@@ -36,7 +36,12 @@ def update_bytes(invitation: Invitation) -> int:
 
 
 def weights_bytes(invitation: Invitation) -> int:
-    """Bytes of a round's weights, at most: whole, as float32."""
+    """Bytes of a round's weights for a node that was in the round before: what changed in them, or the whole where nothing is encoded."""
+    return encoded_bytes(invitation.trainable_parameters, invitation.encoding) if invitation.encoding in LOSSY else whole_bytes(invitation)
+
+
+def whole_bytes(invitation: Invitation) -> int:
+    """Bytes of the whole weights as float32: in the first round, and after some missed ones."""
     return encoded_bytes(invitation.trainable_parameters, "fp32")
 
 

@@ -1,6 +1,6 @@
 """The global weights from round to round, as all sides hold them: w_t = w_{t-1} + decode(q_t), in float32, multiply then add.
 
-q_t is the encoded step, and what travels: a node that holds w_{t-1} gets q_t, one that is up to `MOST` rounds behind gets those
+q_t is the encoded step, and what travels: a node that holds w_{t-1} gets q_t, one that is up to three rounds behind gets those
 between, another the whole. What the encoding leaves out of a step goes into the next one. With fp32 nothing is encoded. numpy only.
 """
 
@@ -16,13 +16,12 @@ import numpy as np
 
 from zk0desk.errors import OperatorError
 from zk0desk.federation import updates
+from zk0desk.federation.strategy import is_finite
 from zk0desk.federation.vector_file import new_vector, read_vector
 
 if TYPE_CHECKING:
     from zk0desk.federation.run_state import RunState
 
-MOST = 3
-"""Encoded steps that are kept: three in int8 take three quarters of the whole weights' bytes."""
 KEPT, DIFFERENCE, RESIDUAL = "codec", "codec-difference", "codec-residual"
 """Names of what is kept with a round: the steps as JSON, each step's bytes in `codec-difference-ROUND`, and what is owed."""
 
@@ -45,29 +44,39 @@ class WeightsChain:
     def advance(self, weights: np.ndarray, step: np.ndarray) -> np.ndarray:
         """The weights (flat float32) after `step`, of the round after the last complete one; `weights` are those before, of `state.sha256`.
 
-        Raises `StepUnfit` when the step cannot be encoded; the chain is then as it was.
+        Raises `StepUnfit` when the step cannot be encoded, or leads beyond float32; the chain is then as it was.
         """
         encoding, size = self._state.rules.encoding, weights.size
         owed, number = self._residual(size), self._state.record.done + 1
         if encoding not in updates.LOSSY:
+            with np.errstate(over="ignore"):
+                result = _finite(np.add(weights, step if owed is None else step + owed))
             self._forget()
-            return np.add(weights, step if owed is None else step + owed)
-        result, folder = np.empty_like(weights), self._folder()
+            return result
+        folder = self._folder()
         difference, left = (folder / f"{name}-{number}.npy" for name in (DIFFERENCE, RESIDUAL))
         dtype = updates.DTYPES[encoding]
         length = updates.encoded_bytes(size, encoding) // dtype.itemsize
-        try:
-            with new_vector(difference, dtype, length, sync=False) as keep, new_vector(left, _FLOAT, size, sync=False) as owe:
+
+        def encode() -> np.ndarray:
+            result = np.empty_like(weights)
+            with (
+                new_vector(difference, dtype, length, sync=False) as keep,
+                new_vector(left, _FLOAT, size, sync=False) as owe,
+                np.errstate(over="ignore"),
+            ):
                 for piece in updates.encode_owed(step, owed, encoding):
                     keep(piece.array)
                     owe(piece.left)
                     part = slice(piece.start, piece.start + piece.decoded.size)
-                    np.add(weights[part], piece.decoded, out=result[part])
+                    _finite(np.add(weights[part], piece.decoded, out=result[part]))
+            return result
+
+        try:
+            result = self._state.disk.insist(encode)
         except updates.UpdateTooLarge as error:
-            raise StepUnfit(
-                "The step to the next global weights cannot be used.", error.why, "Lower the learning rate, or use fp32."
-            ) from error
-        before = self._steps(encoding)[1 - MOST :]
+            raise _unfit(error.why) from error
+        before = self._steps(encoding)[1 - updates.DIFFERENCES :]
         self._forget(but={step["round"] for step in before})
         steps = [*before, {"round": number, "base-sha256": self._state.sha256}]
         self._state.kept[KEPT] = {"encoding": encoding, "steps": steps}
@@ -129,6 +138,16 @@ class WeightsChain:
             if path.stem not in used:
                 with suppress(OSError):  # where a mapped file cannot be removed, it is the next time
                     path.unlink()
+
+
+def _finite(weights: np.ndarray) -> np.ndarray:
+    if not is_finite(weights):
+        raise _unfit("A weight would not be finite.")
+    return weights
+
+
+def _unfit(why: str) -> StepUnfit:
+    return StepUnfit("The step to the next global weights cannot be used.", why, "A lower learning rate may help.")
 
 
 def _mapped(path: Path, dtype: np.dtype[Any], size: int) -> np.ndarray:

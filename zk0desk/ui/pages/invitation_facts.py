@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from zk0desk.federation.transfer_speed import update_bytes, weights_bytes, whole_bytes
+
 if TYPE_CHECKING:
     from zk0desk.federation.invitation import Invitation
 
@@ -12,7 +14,7 @@ def facts(invitation: Invitation, fingerprint: str, *, admitted: bool = False) -
     """Names and values. `fingerprint` is the node's, or empty while it has no key; `admitted`: the coordinator lets it take part."""
     steps = invitation.local_steps
     work = _counted(steps, "steps") if steps else _counted(invitation.local_epochs, "epochs")
-    per_round = invitation.trainable_parameters * (4 + (2 if invitation.encoding == "fp16" else 4))
+    per_round, first = weights_bytes(invitation) + update_bytes(invitation), whole_bytes(invitation) - weights_bytes(invitation)
     admission = "admitted at once by the invitation's code" if invitation.admission == "open" else "to be admitted by the coordinator"
     if admitted:
         admission = "admitted"
@@ -32,7 +34,7 @@ def facts(invitation: Invitation, fingerprint: str, *, admitted: bool = False) -
             f"{_counted(invitation.rounds, 'rounds')} of {work}, batch {invitation.batch_size}; "
             f"at most {_length(invitation.deadline_s)} a round",
         ),
-        ("Traffic", f"about {_megabytes(per_round)} a round, {_megabytes(per_round * invitation.rounds)} for the run"),
+        ("Traffic", f"about {_megabytes(per_round)} a round, {_megabytes(first + per_round * invitation.rounds)} for the run"),
         ("Your node", f"key {fingerprint}, {admission}" if fingerprint else f"its key is made when you join; {admission}"),
     ]  # fmt: skip
 
