@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedAvgM
+from flwr.supercore.task_identity import TaskIdentity
 
 from zk0desk.federation import server_optimiser
 from zk0desk.federation.server_optimiser import FIRST, SECOND, to_step
@@ -61,6 +62,8 @@ def ours(rules: ServerSchedule, start: np.ndarray, deltas: list[list[np.ndarray]
     ids=["momentum", "adam", "none"],
 )
 def test_five_rounds_give_flowers_weights(rules, strategy, tmp_path, monkeypatch):
+    for name in ("_run_id", "_task_id", "_node_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)
     monkeypatch.setattr(server_optimiser, "PIECE", 17)  # several pieces, the last one short
     draw = np.random.default_rng(3)
     start = draw.standard_normal(60).astype(np.float32)

@@ -123,6 +123,8 @@ def after(rules: ServerSchedule, state: ScheduleState, loss: float | None, numbe
     """
     if number != state.round + 1:
         raise ValueError(f"round {number} does not follow round {state.round}")
+    if loss is not None and not math.isfinite(loss):
+        loss = math.nan
     losses = state.losses if loss is None else (*state.losses, loss)[-2 * rules.window :]
     state = replace(state, round=number, losses=losses)
     if state.strategy == "dynamic":
