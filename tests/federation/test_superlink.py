@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from tests.federation.coordinator_parts import Events, TestNode, make_server, steady
+from tests.federation.gateway_parts import signed
 from zk0desk.control import NodeControl
 from zk0desk.federation.credentials import NodeKey
 from zk0desk.federation.probe import NotAdmitted, Revoked
@@ -114,11 +115,9 @@ def test_a_key_that_the_sender_does_not_hold_is_not_shown_to_the_coordinator(ser
 
 
 def test_a_body_that_is_too_large_is_refused_before_it_is_read(server):
-    import base64
-
     key = NodeKey.make()
     server.admit(key.public_line)
-    headers = {"flwr-public-key": base64.b64encode(key.public_key_bytes).decode()}
+    headers = signed(key)
     with httpx.Client(verify=_context(server)) as client:
         url = f"https://localhost:{server.port}/v1/fleet/pull-messages"
         assert client.post(url, headers=headers, content=b"x" * (5 * 2**20)).status_code == 413

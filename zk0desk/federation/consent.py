@@ -74,7 +74,9 @@ def consent_text(invitation: Invitation, files: PolicyFiles | None = None) -> st
 
 def consent_digest(invitation: Invitation) -> str:
     """Hex SHA-256 of the text and the invitation: what the settings hold once somebody agreed."""
-    content = {"text": [leaves(invitation), never_leaves(), remains()], "invitation": invitation.model_dump(mode="json", by_alias=True)}
+    # What is agreed to does not end with the invitation.
+    invited = invitation.model_dump(mode="json", by_alias=True, exclude={"valid_until"})
+    content = {"text": [leaves(invitation), never_leaves(), remains()], "invitation": invited}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 from flwr.app import Error, Message, RecordDict
+from flwr.app.message.arraychunk import ArrayChunk
 from flwr.app.message.message import make_message, remove_content_from_message
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.fleet_pb2 import ActivateNodeRequest, DeactivateNodeRequest, PullMessagesRequest, PushMessagesRequest
@@ -42,8 +43,8 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from zk0desk.control import NodeControl
-from zk0desk.errors import ExitStatus, OperatorError
-from zk0desk.federation import probe
+from zk0desk.errors import ExitStatus, OperatorError, causes
+from zk0desk.federation import certificate, probe
 from zk0desk.federation.interruptible import interruptible
 from zk0desk.federation.messages import MessageRefused
 
@@ -68,6 +69,11 @@ REFUSED = 2
 """flwr's error code CLIENT_APP_RAISED_EXCEPTION: an error reply of the node's own."""
 
 _FAILURES = (httpx.HTTPError, OperatorError, OSError, ValueError, RuntimeError)
+
+_INVITATION_OVER = {
+    "invitation-ended": "It was valid for a time that is over.",
+    "invitation-used-up": "As many other nodes have joined with it as it was made for.",
+}
 
 Progress = Callable[[int], None]
 _log = logging.getLogger("zk0desk.fleet")
@@ -127,8 +133,7 @@ class Fleet:
         self._invitation = invitation
         self._key = key
         self._control = control
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        self._context.load_verify_locations(cadata=invitation.certificate)
+        self._context = certificate.trusting(invitation.certificate)
         self._client = self._connect(TIMEOUT)
         self._quiet = threading.Event()
         self._heart: threading.Thread | None = None
@@ -152,11 +157,27 @@ class Fleet:
     def _call[T](self, request: Callable[[], T]) -> T:
         def guarded() -> T:
             try:
-                return request()
+                try:
+                    return request()
+                except httpx.ConnectError as error:
+                    if not self._renewed(error):
+                        raise
+                    return request()
             except _FAILURES as error:
                 raise self._trouble(error) from error
 
         return interruptible(self._control, guarded)
+
+    def _renewed(self, error: Exception) -> bool:
+        """Whether the certificate did not hold because the federation shows a newer one of the same key, which is trusted from now on."""
+        if not any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes(error)):
+            return False
+        if not (shown := certificate.renewed(self._invitation)):
+            return False
+        self._context = certificate.trusting(shown)
+        before, self._client = self._client, self._connect(TIMEOUT)
+        before.close()
+        return True
 
     # --- joining and leaving
 
@@ -295,7 +316,8 @@ class Fleet:
         if not missing:
             raise _gone()
         done = 0
-        for object_id, each in objects.items():
+        # What says how the reply is made up goes first, so that the coordinator can judge the arrays while they come.
+        for object_id, each in sorted(objects.items(), key=lambda item: isinstance(item[1], ArrayChunk)):
             content = each.deflate()
             if object_id in missing:
                 push = PushObjectRequest(
@@ -338,6 +360,12 @@ class Fleet:
                     f"{self._invitation.federation} has excluded this node.",
                     f"The coordinator revoked the key {self._key.fingerprint}.",
                     f"Ask the coordinator{contact}.",
+                )
+            if refusal in _INVITATION_OVER:
+                return probe.InvitationOver(
+                    "This invitation can no longer be used.",
+                    _INVITATION_OVER[refusal],
+                    f"Ask the coordinator{contact} for a new one, or to admit the key {self._key.fingerprint} by hand.",
                 )
             if refusal == "wrong-code":
                 return probe.NotAdmitted(

@@ -12,6 +12,7 @@ import hashlib
 import re
 import ssl
 import zlib
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -73,6 +74,7 @@ class Invitation(BaseModel):
     trainable_parameters: int = Field(ge=1, le=10**12)
     admission: Literal["approved", "open"] = "approved"
     code: str = Field("", pattern=r"^[A-Za-z0-9_\-]{0,128}$", description="Admission code that a node shows.")
+    valid_until: float = Field(0.0, ge=0, le=1e11, description="Until when a new node may use it, in Unix seconds; 0: without an end.")
     rounds: int = Field(ge=1, le=100_000)
     local_epochs: float = Field(gt=0, le=10_000)
     local_steps: int = Field(0, ge=0, le=1_000_000)
@@ -96,7 +98,7 @@ class Invitation(BaseModel):
             raise ValueError("is not a host name or address")
         return value.strip("[]")
 
-    @field_validator("local_epochs", "deadline_s")
+    @field_validator("local_epochs", "deadline_s", "valid_until")
     @classmethod
     def _as_float(cls, value: float) -> float:
         return float(value)
@@ -119,7 +121,9 @@ class Invitation(BaseModel):
 
     def write(self, path: Path) -> None:
         """Write the invitation's file: a sentence for a person, and the line."""
-        path.write_text(f"Invitation to {self.federation} ({self.address}). Open it with zk0desk.\n{self.to_line()}\n", encoding="utf-8")
+        until = f", valid until {datetime.fromtimestamp(self.valid_until):%Y-%m-%d %H:%M}" if self.valid_until else ""
+        text = f"Invitation to {self.federation} ({self.address}){until}. Open it with zk0desk.\n{self.to_line()}\n"
+        path.write_text(text, encoding="utf-8")
 
     @classmethod
     def parse(cls, text: str) -> Invitation:

@@ -1,4 +1,4 @@
-"""Troubles on the way to a federation, told apart in words, and a probe that looks for them. Standard library only.
+"""Troubles on the way to a federation, told apart in words, and a probe that looks for them.
 
 The probe opens a TLS connection to the address of an invitation, checks the certificate, and reads the clock from the
 answer's header. It shows no key and sends nothing about this computer.
@@ -18,6 +18,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from zk0desk.errors import ExitStatus, OperatorError, causes
+from zk0desk.federation.certificate import renewed, trusting
 
 if TYPE_CHECKING:
     from zk0desk.federation.invitation import Invitation
@@ -78,6 +79,12 @@ class NotAdmitted(ConnectionTrouble):
 
     code = "not-admitted"
     exit_status = ExitStatus.REFUSED
+
+
+class InvitationOver(NotAdmitted):
+    """The invitation's time is over, or as many nodes have used it as it is for. The coordinator can still admit the key by hand."""
+
+    code = "invitation-over"
 
 
 class Revoked(ConnectionTrouble):
@@ -232,23 +239,30 @@ class ProbeResult:
 def probe(invitation: Invitation, *, timeout: float = 8.0) -> ProbeResult:
     """Call the invitation's federation without a key. Raises a `ConnectionTrouble` that says what is wrong."""
     check_versions(invitation.flwr_version)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_verify_locations(cadata=invitation.certificate)
     try:
-        began = time.perf_counter()
-        with contextlib.closing(socket.create_connection((invitation.host, invitation.port), timeout)) as plain:
-            latency = (time.perf_counter() - began) * 1000
-            peer = plain.getpeername()[0]
-            with context.wrap_socket(plain, server_hostname=invitation.host) as secure:
-                shown = hashlib.sha256(secure.getpeercert(binary_form=True) or b"").hexdigest()
-                tls = secure.version() or ""
-                connection = http.client.HTTPConnection(invitation.host, invitation.port, timeout=timeout)
-                connection.sock = secure
-                connection.request("POST", PATH, body=b"", headers={"content-type": "application/x-protobuf"})
-                response = connection.getresponse()
-                response.read(65_536)
+        try:
+            return _probe(invitation, trusting(invitation.certificate), timeout)
+        except ssl.SSLCertVerificationError:
+            if not (shown := renewed(invitation)):
+                raise
+            return _probe(invitation, trusting(shown), timeout)
     except (OSError, http.client.HTTPException) as error:
         raise trouble(error, invitation, again=False) from error
+
+
+def _probe(invitation: Invitation, context: ssl.SSLContext, timeout: float) -> ProbeResult:
+    began = time.perf_counter()
+    with contextlib.closing(socket.create_connection((invitation.host, invitation.port), timeout)) as plain:
+        latency = (time.perf_counter() - began) * 1000
+        peer = plain.getpeername()[0]
+        with context.wrap_socket(plain, server_hostname=invitation.host) as secure:
+            shown = hashlib.sha256(secure.getpeercert(binary_form=True) or b"").hexdigest()
+            tls = secure.version() or ""
+            connection = http.client.HTTPConnection(invitation.host, invitation.port, timeout=timeout)
+            connection.sock = secure
+            connection.request("POST", PATH, body=b"", headers={"content-type": "application/x-protobuf"})
+            response = connection.getresponse()
+            response.read(65_536)
     offset = clock_offset(response.getheader("date"))
     if clock_is_refused(offset):
         raise clock_off(offset or 0.0)

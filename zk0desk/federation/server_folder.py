@@ -4,7 +4,7 @@ server.toml            settings, with comments
 tls/certificate.pem    what operators' computers check the gateway against (it is part of the invitation)
 tls/key.pem            its private key, mode 0600
 admission-code         lets a node ask to be admitted (it is part of the invitation)
-nodes.sqlite           keys of nodes: waiting, admitted, revoked
+nodes.sqlite           keys of nodes: waiting, admitted, revoked; and invitations that are limited
 server.json            process and ports of the running server, mode 0600
 state/                 the SuperLink's database and log
 runs/RUN/              checkpoints and events of a run
@@ -12,32 +12,24 @@ runs/RUN/              checkpoints and events of a run
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import hashlib
-import ipaddress
 import json
 import os
+import re
 import secrets
-import sqlite3
-import tempfile
-import threading
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
 
 from zk0desk import settings as settings_file
 from zk0desk.errors import ExitStatus, OperatorError
+from zk0desk.federation import process_lock
+from zk0desk.federation.certificate import ServerCertificate, make_certificate
 from zk0desk.federation.invitation import Invitation, certificate_sha256
-from zk0desk.folders import private_folder
+from zk0desk.federation.node_registry import NodeRecord, NodeRegistry, NodeUnknownError, Status, fingerprint_of, read_public_key
+from zk0desk.folders import private_folder, write_atomically
 from zk0desk.settings import ServerSettings
 
-CERTIFICATE_YEARS = 10
-PENDING_LIMIT = 256
-"""Most keys that wait for admission; the oldest are forgotten first."""
+_CODE = re.compile(r"[A-Za-z0-9_\-]{8,128}")
 
 
 class ServerFolderError(OperatorError):
@@ -54,13 +46,6 @@ class ServerNotRunningError(OperatorError):
     exit_status = ExitStatus.UNREACHABLE
 
 
-class NodeUnknownError(OperatorError):
-    """No node has that key or fingerprint."""
-
-    code = "node-unknown"
-    exit_status = ExitStatus.USAGE
-
-
 @dataclass(frozen=True)
 class Running:
     """A running server, as `server.json` says: the gateway's address, and the SuperLink's on loopback.
@@ -72,28 +57,13 @@ class Running:
     host: str
     port: int
     superlink_port: int
-    secret: str
+    secret: str = field(repr=False)
     started: float
 
     @property
     def superlink(self) -> str:
         """host:port of the SuperLink, on loopback."""
         return f"127.0.0.1:{self.superlink_port}"
-
-
-def write_atomically(path: Path, text: str, mode: int = 0o600) -> None:
-    """Write `text` to `path` through a temporary file beside it."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".partial")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, mode)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 class ServerFolder:
@@ -105,8 +75,10 @@ class ServerFolder:
         self.certificate_path = self.path / "tls" / "certificate.pem"
         self.key_path = self.path / "tls" / "key.pem"
         self.code_path = self.path / "admission-code"
+        self.nodes_path = self.path / "nodes.sqlite"
         self.running_path = self.path / "server.json"
         self.state = self.path / "state"
+        self.lock_path = self.state / "server.lock"
         self.runs = self.path / "runs"
 
     def settings(self) -> ServerSettings:
@@ -122,33 +94,68 @@ class ServerFolder:
         return (self.path / settings.policy.folder).resolve()
 
     def nodes(self) -> NodeRegistry:
-        """The nodes' keys."""
-        return NodeRegistry(self.path / "nodes.sqlite")
+        """The nodes' keys. `RegistryError` when their file is missing, empty or damaged."""
+        return NodeRegistry(self.nodes_path)
+
+    def new_nodes(self) -> NodeRegistry:
+        """Begin a new list of keys; what is there is kept as `nodes.sqlite.old` (or `.old1` and so on)."""
+        names = (self.nodes_path.with_name(f"nodes.sqlite.old{i or ''}") for i in range(1000))
+        with contextlib.suppress(FileNotFoundError):
+            self.nodes_path.rename(next(name for name in names if not name.exists()))
+        return NodeRegistry.make(self.nodes_path)
+
+    def certificate(self) -> ServerCertificate:
+        """The gateway's certificate and key."""
+        return ServerCertificate(self.certificate_path, self.key_path, self.settings().network.name)
 
     def code(self) -> str:
-        """The admission code of the invitation."""
-        return self.code_path.read_text(encoding="utf-8").strip()
+        """The admission code of the invitation. `ServerFolderError` when its file is missing, empty or damaged."""
+        try:
+            code = self.code_path.read_text(encoding="ascii").strip()
+            why = "It is empty or damaged."
+        except OSError as error:
+            code, why = "", f"{error.strerror}."
+        except UnicodeDecodeError:
+            code, why = "", "It is damaged."
+        if not _CODE.fullmatch(code):
+            raise ServerFolderError(
+                f"{self.code_path} holds no admission code.",
+                f"{why} Without one nobody new can be let in.",
+                "Put it back from a copy, or write a new one of at least 8 letters and digits into it and invite again.",
+            )
+        return code
+
+    def make_private(self) -> list[Path]:
+        """Take the rights of others from the files that hold secrets; those files that others could open."""
+        secret = (self.key_path, self.code_path, self.nodes_path, self.running_path, self.settings_path)
+        found = [path for path in secret if path.is_file() and path.stat().st_mode & 0o077]
+        if os.name != "posix":
+            return []
+        for path in found:
+            path.chmod(0o600)
+        return found
 
     def running(self) -> Running:
         """The running server. `ServerNotRunningError` when there is none."""
-        import psutil
-
         try:
             found = Running(**json.loads(self.running_path.read_text(encoding="utf-8")))
-            # A process id is given out again: one that began after server.json was written is another program.
-            alive = psutil.Process(found.pid).create_time() <= found.started + 1
-        except (OSError, ValueError, TypeError, psutil.NoSuchProcess):
+            # A process id is given out again, and clocks are set: a lock is what tells.
+            alive = process_lock.is_held(self.lock_path)
+        except (OSError, ValueError, TypeError):
             alive = False
         if not alive:
             raise ServerNotRunningError(
                 "No server runs in this folder.",
-                f"{self.running_path} names no living process.",
+                "No process serves it.",
                 f"Start it: zk0desk server start {self.path}",
             )
         return found
 
-    def invitation(self, port: int = 0) -> Invitation:
-        """The invitation to this federation; `port` where the settings leave it to the system."""
+    def invitation(self, port: int = 0, *, ends: float = 0.0, uses: int = 0) -> Invitation:
+        """The invitation to this federation; `port` where the settings leave it to the system.
+
+        With `ends` (Unix seconds) or `uses` (nodes) it has a code of its own, which is limited to that.
+        """
         from importlib.metadata import PackageNotFoundError, version
 
         from zk0desk import __version__
@@ -156,6 +163,7 @@ class ServerFolder:
 
         settings = self.settings()
         files = read_policy(self.policy(settings))
+        self.certificate().check()
         pem = self.certificate_path.read_text(encoding="utf-8")
         rounds, network = settings.rounds, settings.network
         if not (port or network.port):
@@ -185,7 +193,8 @@ class ServerFolder:
             parameters=files.parameters,
             trainable_parameters=files.trainable_parameters,
             admission=settings.admission,
-            code=self.code(),
+            code=self.nodes().invite(ends=ends, uses=uses) if ends or uses else self.code(),
+            valid_until=ends,
             rounds=rounds.rounds,
             local_epochs=rounds.local_epochs,
             local_steps=rounds.local_steps,
@@ -223,188 +232,12 @@ def init_server(folder: Path | str, settings: ServerSettings) -> ServerFolder:
     write_atomically(server.key_path, key)
     write_atomically(server.certificate_path, certificate, 0o644)
     write_atomically(server.code_path, secrets.token_urlsafe(12) + "\n")
+    NodeRegistry.make(server.nodes_path)
     settings_file.save(settings, server.settings_path)
     return server
 
 
-def make_certificate(name: str) -> tuple[str, str]:
-    """A self-signed certificate for `name`, localhost and loopback (EC P-256), and its private key, both PEM."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    names: list[x509.GeneralName] = []
-    for each in dict.fromkeys([name, "localhost", "127.0.0.1", "::1"]):
-        try:
-            names.append(x509.IPAddress(ipaddress.ip_address(each)))
-        except ValueError:
-            names.append(x509.DNSName(each.encode("idna").decode()))
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64])])
-    now = datetime.now(UTC)
-    identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-    usage = x509.KeyUsage(
-        digital_signature=True, key_cert_sign=True, content_commitment=False, key_encipherment=False, data_encipherment=False,
-        key_agreement=False, crl_sign=False, encipher_only=False, decipher_only=False,
-    )  # fmt: skip
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        # Nodes' clocks may be behind.
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=365 * CERTIFICATE_YEARS))
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(usage, critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(identifier, critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    return certificate.public_bytes(serialization.Encoding.PEM).decode(), private.decode()
-
-
-# --- the nodes' keys --------------------------------------------------------------------------------------------
-
-
-def fingerprint_of(public_key: bytes) -> str:
-    """What people compare: the first 64 bits of the SHA-256 of a public key's PEM bytes, as `7c1e 09af 55d2 8b40`."""
-    digest = hashlib.sha256(public_key).hexdigest()
-    return " ".join(digest[i : i + 4] for i in range(0, 16, 4))
-
-
-def read_public_key(text: str) -> bytes:
-    """The PEM bytes of a node's public key in `text`: `zk0-node:BASE64`, PEM or an OpenSSH line. ValueError when it is none."""
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    text = text.strip()
-    if len(text) > 4096:
-        raise ValueError("a public key is shorter")
-    data = (
-        base64.b64decode("".join(text.removeprefix("zk0-node:").split()), validate=True) if text.startswith("zk0-node:") else text.encode()
-    )
-    try:
-        key = serialization.load_ssh_public_key(data) if data.startswith(b"ecdsa-") else serialization.load_pem_public_key(data)
-    except UnsupportedAlgorithm as error:
-        raise ValueError("this kind of key is not used") from error
-    if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise ValueError("a node's key is an elliptic curve key")
-    return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-
-
-Status = Literal["waiting", "admitted", "revoked"]
-
-
-@dataclass(frozen=True)
-class NodeRecord:
-    """A node's key, as the coordinator knows it. Times are Unix seconds; `address` is where it last called from."""
-
-    public_key: bytes
-    fingerprint: str
-    status: Status
-    first_seen: float
-    last_seen: float
-    address: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON-ready, with the key as a line to copy."""
-        line = "zk0-node:" + base64.b64encode(self.public_key).decode()
-        return {
-            "fingerprint": self.fingerprint, "status": self.status, "first-seen": self.first_seen,
-            "last-seen": self.last_seen, "address": self.address, "key": line,
-        }  # fmt: skip
-
-
-class NodeRegistry:
-    """Keys of nodes and whether they are admitted. Several processes may use it at once (SQLite)."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lock = threading.Lock()
-        with self._open() as connection:
-            connection.execute(
-                "CREATE TABLE IF NOT EXISTS nodes (public_key BLOB PRIMARY KEY, fingerprint TEXT, status TEXT,"
-                " first_seen REAL, last_seen REAL, address TEXT)"
-            )
-        os.chmod(path, 0o600)
-        self._seen_change = -1.0
-        self._known: dict[bytes, Status] = {}
-
-    @contextlib.contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        with contextlib.closing(sqlite3.connect(self._path, timeout=10)) as connection, connection:
-            connection.row_factory = sqlite3.Row
-            yield connection
-
-    def nodes(self) -> list[NodeRecord]:
-        """All keys, those waiting first, then by time."""
-        with self._open() as connection:
-            rows = connection.execute("SELECT * FROM nodes ORDER BY status != 'waiting', first_seen, fingerprint").fetchall()
-        return [NodeRecord(**dict(row)) for row in rows]
-
-    def status(self, public_key: bytes) -> Status | None:
-        """What is known of a key. Cheap: read again only when the file changed."""
-        with self._lock:
-            change = self._path.stat().st_mtime_ns
-            if change != self._seen_change:
-                self._known = {record.public_key: record.status for record in self.nodes()}
-                self._seen_change = change
-            return self._known.get(public_key)
-
-    def knock(self, public_key: bytes, address: str) -> NodeRecord:
-        """A key that is not known asked to be admitted."""
-        now = time.time()
-        with self._open() as connection:
-            connection.execute(
-                "INSERT INTO nodes VALUES (?, ?, 'waiting', ?, ?, ?) ON CONFLICT (public_key) DO UPDATE SET last_seen = ?, address = ?",
-                (public_key, fingerprint_of(public_key), now, now, address, now, address),
-            )
-            connection.execute(
-                "DELETE FROM nodes WHERE status = 'waiting' AND public_key NOT IN"
-                " (SELECT public_key FROM nodes WHERE status = 'waiting' ORDER BY last_seen DESC LIMIT ?)",
-                (PENDING_LIMIT,),
-            )
-        return self._get(public_key)
-
-    def admit(self, who: str) -> NodeRecord:
-        """Admit a key, named by fingerprint or given whole. `NodeUnknownError` when it is neither."""
-        return self._set(who, "admitted")
-
-    def revoke(self, who: str) -> NodeRecord:
-        """Refuse a key from now on."""
-        return self._set(who, "revoked")
-
-    def _set(self, who: str, status: Status) -> NodeRecord:
-        key, now = self._find(who), time.time()
-        with self._open() as connection:
-            connection.execute(
-                "INSERT INTO nodes VALUES (?, ?, ?, ?, 0, '') ON CONFLICT (public_key) DO UPDATE SET status = ?",
-                (key, fingerprint_of(key), status, now, status),
-            )
-        return self._get(key)
-
-    def _get(self, public_key: bytes) -> NodeRecord:
-        with self._open() as connection:
-            return NodeRecord(**dict(connection.execute("SELECT * FROM nodes WHERE public_key = ?", (public_key,)).fetchone()))
-
-    def _find(self, who: str) -> bytes:
-        wanted = "".join(who.lower().replace(":", "").split())
-        matches = [node.public_key for node in self.nodes() if len(wanted) >= 4 and node.fingerprint.replace(" ", "").startswith(wanted)]
-        if len(matches) == 1:
-            return matches[0]
-        if len(matches) > 1:
-            raise NodeUnknownError(f"Several nodes have a fingerprint that begins with {who}.", "", "Give the whole fingerprint.")
-        try:
-            return read_public_key(who)
-        except ValueError as error:
-            raise NodeUnknownError(
-                f"No node is known as {who:.80}.",
-                "It is neither a fingerprint that asked to be admitted nor a node's public key.",
-                "See `zk0desk server nodes`, or ask the operator for the line that begins with zk0-node:",
-            ) from error
+__all__ = [
+    "NodeRecord", "NodeRegistry", "NodeUnknownError", "Running", "ServerFolder", "ServerFolderError", "ServerNotRunningError", "Status",
+    "fingerprint_of", "init_server", "make_certificate", "policy_name", "read_public_key", "write_atomically",
+]  # fmt: skip

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import subprocess
 import threading
 import time
 from dataclasses import asdict
 
+from zk0desk.control import Stopped
 from zk0desk.errors import ExitStatus, OperatorError
 from zk0desk.events import Event, Notice, ServerStateChanged, Sink
-from zk0desk.federation import child
-from zk0desk.federation.gateway import Gateway, GatewayServer
+from zk0desk.federation import child, disk, process_lock
+from zk0desk.federation.certificate import CertificateWatch
+from zk0desk.federation.disk import PatientDisk
+from zk0desk.federation.front import Front
+from zk0desk.federation.gateway import Gateway
 from zk0desk.federation.server_folder import Running, ServerFolder, ServerFolderError, ServerNotRunningError, write_atomically
 from zk0desk.federation.superlink import SuperLink
-from zk0desk.folders import private_folder
 
 RESTART_S = (0.2, 1.0, 5.0, 15.0, 60.0)
-"""Waits before a SuperLink that ended is started again; a minute of health starts over."""
+"""Waits before what ended is started again; a minute of health starts over."""
+HEALTHY_S = 60.0
+GOES_ON = frozenset({ExitStatus.FAILED, ExitStatus.UNREACHABLE})
+"""Exit statuses of the rounds after which another try may do better. One that was killed always gets it."""
 
 
 class AddressTaken(OperatorError):
@@ -25,6 +33,23 @@ class AddressTaken(OperatorError):
 
     code = "address-taken"
     exit_status = ExitStatus.USAGE
+
+
+class Backoff:
+    """How long to wait before something that ended again is started again."""
+
+    def __init__(self) -> None:
+        self._failures, self._since = 0, time.monotonic()
+
+    def wait_s(self) -> float:
+        """Seconds to wait now."""
+        self._failures = 0 if time.monotonic() - self._since > HEALTHY_S else self._failures
+        self._failures += 1
+        return RESTART_S[min(self._failures, len(RESTART_S)) - 1]
+
+    def started(self) -> None:
+        """It runs again: from now on it is healthy until it ends."""
+        self._since = time.monotonic()
 
 
 class Server:
@@ -43,8 +68,15 @@ class Server:
         self._stopping = threading.Event()
         self._superlink = SuperLink(folder, on_disk=self.settings.network.superlink_state == "disk")
         self._registry = folder.nodes()
-        self._gateway: GatewayServer | None = None
+        self._code = folder.code()
+        self._certificate = CertificateWatch(folder.certificate(), emit)
+        self._gateway: Front | None = None
         self._conductor: subprocess.Popen[str] | None = None
+        self._relaying: threading.Thread | None = None
+        self._rounds_due: float | None = None
+        self._superlink_backoff, self._rounds_backoff = Backoff(), Backoff()
+        self._disk = PatientDisk(folder.path, emit, self._pause)
+        self._children, self._last_port = folder.state / "children.json", folder.state / "port"
         self._started = time.time()
 
     def stop(self) -> None:
@@ -52,48 +84,77 @@ class Server:
         self._stopping.set()
 
     def serve(self) -> None:
-        """Start everything, guard it, and end it. Raises `SuperLinkFailed`, `AddressTaken`, `ServerFolderError`."""
-        self._refuse_second()
-        private_folder(self.folder.state)
+        """Start everything, guard it, and end it. Raises `SuperLinkFailed`, `AddressTaken`, `ServerFolderError`, `DiskTrouble`."""
+        with disk.told(self.folder.path), process_lock.held(self.folder.lock_path, self._second()):
+            try:
+                self._serve()
+            except Stopped:
+                pass
+            finally:
+                self._end()
+
+    def _serve(self) -> None:
+        # What a server that was killed left: it says nothing about this one.
+        self.folder.running_path.unlink(missing_ok=True)
+        child.end_left_behind(self._children)
+        for path in self.folder.make_private():
+            what = f"Other users of this computer could open {path.name}; now they cannot."
+            self._emit(Notice(severity="warning", code="secret-was-open", what=what, remedy="If one may have, make a new folder."))
         self._emit(ServerStateChanged(state="starting", what="The SuperLink is being started."))
-        try:
-            self._superlink.launch()
-            # Importing flwr takes seconds here too; both processes do it at once.
-            import zk0desk.federation.grid  # noqa: F401
+        self._launch()
+        # Importing flwr takes seconds here too; both processes do it at once.
+        import zk0desk.federation.grid  # noqa: F401
 
-            self._superlink.wait_ready()
-            self._tell_keys()
-            self._open_gateway()
-            self._announce()
-            if self._run:
-                self._start_rounds()
-            self._guard()
-        finally:
-            self._end()
+        self._superlink.wait_ready()
+        self._tell_keys()
+        self._open_gateway()
+        self._announce()
+        if self._run:
+            self._start_rounds()
+        while not self._stopping.wait(0.2):
+            self._guard_superlink()
+            self._guard_rounds()
+            if self._gateway is not None and self._certificate.look_now_and_then():
+                self._gateway.renew(self.folder.certificate_path, self.folder.key_path)
 
-    def _refuse_second(self) -> None:
+    def _second(self) -> ServerFolderError:
         try:
             other = self.folder.running()
+            why = f"Process {other.pid}, port {other.port}."
         except ServerNotRunningError:
-            return
-        raise ServerFolderError(
-            "This folder's server runs already.", f"Process {other.pid}, port {other.port}.", "Stop it first, or use that one."
-        )
+            why = "It is starting."
+        return ServerFolderError("This folder's server runs already.", why, "Stop it first, or use that one.")
+
+    def _pause(self, seconds: float) -> None:
+        if self._stopping.wait(seconds):
+            raise Stopped
+
+    def _launch(self) -> None:
+        self._disk.insist(self._superlink.launch)
+        self._remember_children()
+
+    def _remember_children(self) -> None:
+        pids = [self._superlink.pid, self._conductor.pid if self._conductor else 0]
+        self._disk.insist(lambda: child.remember(self._children, [pid for pid in pids if pid]))
 
     def _open_gateway(self) -> None:
+        from zk0desk.training.policy_files import read_policy
+
         network = self.settings.network
+        self._certificate.look()
         app = Gateway(
             self._registry,
             upstream=lambda: f"http://{self._superlink.address}",
             secret=self._superlink.secret,
-            code=self.folder.code(),
+            code=self._code,
+            values=read_policy(self.folder.policy(self.settings)).trainable_parameters,
             admit=self._admit if self.settings.admission == "open" else None,
             knocked=self._knocked,
+            troubled=self._troubled,
         )
+        certificate, key = self.folder.certificate_path, self.folder.key_path
         try:
-            self._gateway = GatewayServer(
-                app, host=network.host, port=network.port, certificate=self.folder.certificate_path, key=self.folder.key_path
-            )
+            self._gateway = Front(app, host=network.host, port=self._port(), certificate=certificate, key=key, closing=app.close)
         except OSError as error:
             raise AddressTaken(
                 f"The gateway cannot listen on {network.host}:{network.port}.",
@@ -102,13 +163,25 @@ class Server:
             ) from error
         self._gateway.start()
 
+    def _port(self) -> int:
+        """The settings' port. Where they leave it to the system, the one of the last time if it is free: nodes know that one."""
+        network = self.settings.network
+        if network.port:
+            return network.port
+        with contextlib.suppress(OSError, ValueError):
+            last = int(self._last_port.read_text(encoding="ascii"))
+            socket.create_server((network.host, last), family=socket.AF_INET6 if ":" in network.host else socket.AF_INET).close()
+            return last
+        return 0
+
     def _announce(self) -> None:
         import os
 
         assert self._gateway is not None
         network = self.settings.network
         running = Running(os.getpid(), network.host, self._gateway.port, self._superlink.port, self._superlink.secret, self._started)
-        write_atomically(self.folder.running_path, json.dumps(asdict(running)))
+        self._disk.insist(lambda: write_atomically(self._last_port, str(running.port)))
+        self._disk.insist(lambda: write_atomically(self.folder.running_path, json.dumps(asdict(running))))
         self._emit(ServerStateChanged(state="serving", what=f"Nodes can call {network.name}:{running.port}."))
 
     def _admit(self, public_key: bytes) -> None:
@@ -127,6 +200,9 @@ class Server:
             )  # fmt: skip
         )
 
+    def _troubled(self, error: OperatorError) -> None:
+        self._emit(Notice(severity="error", code=error.code, what=error.what, why=error.why, remedy=error.remedy))
+
     def _tell_keys(self) -> None:
         """Make the SuperLink's registrations those of the registry; in memory it starts with none."""
         admitted = {node.public_key for node in self._registry.nodes() if node.status == "admitted"}
@@ -139,9 +215,16 @@ class Server:
 
     def _start_rounds(self) -> None:
         arguments = ["server", "run", str(self.folder.path), "--with-parent"] + (["--rounds", str(self._rounds)] if self._rounds else [])
-        with (self.folder.state / "server.log").open("ab") as log:
-            self._conductor = child.spawn(arguments, stderr=log)
-        threading.Thread(target=self._relay, args=(self._conductor,), name="rounds", daemon=True).start()
+
+        def spawn() -> subprocess.Popen[str]:
+            with (self.folder.state / "server.log").open("ab") as log:
+                return child.spawn(arguments, stderr=log)
+
+        self._conductor, self._rounds_due = self._disk.insist(spawn), None
+        self._rounds_backoff.started()
+        self._relaying = threading.Thread(target=self._relay, args=(self._conductor,), name="rounds", daemon=True)
+        self._relaying.start()
+        self._remember_children()
 
     def _relay(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
@@ -151,26 +234,47 @@ class Server:
             except (ValueError, KeyError, TypeError):
                 self._emit(Notice(severity="error", code="run-said", what=line.strip()[:500]))
 
-    def _guard(self) -> None:
-        failures, healthy_since = 0, time.monotonic()
-        while not self._stopping.wait(0.2):
-            if self._superlink.alive:
-                continue
-            failures = 0 if time.monotonic() - healthy_since > 60 else failures
-            what, why = "The SuperLink ended and is started again.", "Nodes come back by themselves."
+    def _guard_rounds(self) -> None:
+        """Start the rounds again when their process ended before its time. They go on from the last complete round."""
+        if self._rounds_due is not None:
+            if time.monotonic() >= self._rounds_due:
+                self._start_rounds()
+            return
+        if self._conductor is None or (status := self._conductor.poll()) is None:
+            return
+        process, self._conductor = self._conductor, None
+        if self._relaying is not None:
+            self._relaying.join(2)
+        child.end(process)
+        if status == ExitStatus.OK:
+            return
+        why = (
+            f"It was ended by signal {-status}." if status < 0 else f"Its exit status was {status}; see {self.folder.state / 'server.log'}."
+        )
+        if status < 0 or status in GOES_ON:
+            self._rounds_due = time.monotonic() + self._rounds_backoff.wait_s()
+            what = "The rounds' process ended and is started again from the last complete round."
             self._emit(ServerStateChanged(state="restarting", what=what, why=why))
-            if self._stopping.wait(RESTART_S[min(failures, len(RESTART_S) - 1)]):
-                return
-            failures += 1
-            try:
-                self._superlink.launch()
-                self._superlink.wait_ready()
-                self._tell_keys()
-            except OperatorError as error:
-                self._emit(Notice(severity="error", code=error.code, what=error.what, why=error.why, remedy=error.remedy))
-                continue
-            healthy_since = time.monotonic()
-            self._announce()
+        else:
+            remedy = f"Mend what it says, then: zk0desk server run {self.folder.path}"
+            self._emit(Notice(severity="error", code="rounds-ended", what="The rounds have ended.", why=why, remedy=remedy))
+
+    def _guard_superlink(self) -> None:
+        """Start the SuperLink again when it ended. Nodes and rounds wait for it."""
+        if self._superlink.alive:
+            return
+        what, why = "The SuperLink ended and is started again.", "Nodes come back by themselves."
+        self._emit(ServerStateChanged(state="restarting", what=what, why=why))
+        self._pause(self._superlink_backoff.wait_s())
+        try:
+            self._launch()
+            self._superlink.wait_ready()
+            self._tell_keys()
+        except OperatorError as error:
+            self._emit(Notice(severity="error", code=error.code, what=error.what, why=error.why, remedy=error.remedy))
+            return
+        self._superlink_backoff.started()
+        self._announce()
 
     def _end(self) -> None:
         # All are asked at once, so that the waits overlap; the rounds' last words may need the SuperLink for a moment.
