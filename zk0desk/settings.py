@@ -193,6 +193,9 @@ class ServerRounds(_Section):
         description="How changes travel, both ways: int8 (a quarter of fp32; what is left out goes into the next round), fp16, fp32.",
     )
     keep_checkpoints: int = Field(10, ge=0, le=100_000, description="Policies kept of a run: the last ones, and the best. 0 keeps all.")
+    keep_updates: bool = Field(
+        False, description="Keep every update as it came, so that `zk0desk server audit` can do each aggregation again. It takes much disk."
+    )
 
 
 class ServerSchedule(_Section):
@@ -261,6 +264,7 @@ class ServerSettings(_Section):
     policy: ServerPolicy = ServerPolicy()
     rounds: ServerRounds = ServerRounds()
     schedule: ServerSchedule = ServerSchedule()
+    aggregation: ServerAggregation = ServerAggregation()
     tracking: ServerTracking = ServerTracking()
 
     @model_validator(mode="after")

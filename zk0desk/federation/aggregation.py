@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from zk0desk.events import Notice, RoundAggregated, ServerStateChanged
-from zk0desk.federation import combining, robust, server_optimiser, strategy, updates
+from zk0desk.federation import combining, kept_updates, robust, server_optimiser, strategy, updates
 from zk0desk.federation.collecting import Accepted, Answers
 from zk0desk.federation.messages import TrainRequest
 from zk0desk.federation.norm_bound import NormHistory, bound_for
@@ -46,6 +46,8 @@ class Aggregation:
                 self._repeat(number, len(accepted), needed)
                 return False
             missing = names(node.public_key for node in asked if node.public_key not in answers)
+            if state.rules.keep_updates:
+                kept_updates.keep(state.record.folder(state.folder), request, state.settings, answers)
             return self._take(request, accepted, missing)
         finally:
             self._spool.clear()
