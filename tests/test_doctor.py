@@ -149,10 +149,31 @@ def test_steps_are_measured_when_asked_for_and_told_from_then_on(demo_policy: Pa
     data = told(*given, "--measure", home=tmp_path)
     estimate = data["estimate"]
     assert estimate["frames"] == 80 and estimate["frames-per-second"] > 0 and data["not-measured"] is None
-    assert estimate["sentence"].startswith("A round takes about ") and "; the federation allows 45 min" in estimate["sentence"]
+    assert "round takes about " in estimate["sentence"].partition(";")[0] and "; the federation allows 45 min" in estimate["sentence"]
+    assert estimate["level"] in ("V", "P") and f" Level {estimate['level']}: " in estimate["sentence"]
+    assert estimate["first-round-seconds"] > estimate["later-round-seconds"] > 0 and estimate["start-s"] > 0
+    assert not (tmp_path / "cache" / "frames").exists()
     again = told(*given, home=tmp_path)
     assert again["estimate"] == estimate
-    assert estimate["sentence"] in doctor(*given, home=tmp_path)[1]
+    out = doctor(*given, home=tmp_path)[1]
+    assert estimate["sentence"] in out and f"Estimate  level {estimate['level']}; " in out
+
+
+def test_a_measurement_ends_with_whoever_started_it_and_leaves_nothing(demo_policy: Path, demo_recording: Path, tmp_path: Path) -> None:
+    arguments = ("--quick", "--policy", str(demo_policy), "--recordings", str(demo_recording), "--measure", "--steered")
+    with subprocess.Popen(
+        [sys.executable, "-m", "zk0desk", "doctor", *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, env={**os.environ, "ZK0DESK_HOME": str(tmp_path)},
+    ) as process:  # fmt: skip
+        assert process.stdin is not None and process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("measuring: "):
+                break
+        assert list((tmp_path / "cache" / "frames").iterdir())
+        process.stdin.close()
+        assert "Stopped: nothing was measured." in process.stderr.read()
+        assert process.wait(60) == 130
+    assert not (tmp_path / "cache" / "frames").exists() and not (tmp_path / "state" / "estimates.json").exists()
 
 
 def test_what_keeps_it_from_measuring_is_told(demo_recording: Path, tmp_path: Path) -> None:

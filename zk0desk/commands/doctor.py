@@ -34,28 +34,41 @@ def doctor(
         bool, typer.Option("--network", help="Call the invitation's federation, without a key, and measure the disk; takes seconds.")
     ] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Do not try to load torch.")] = False,
+    steered: Annotated[bool, typer.Option("--steered", help="Take `stop` as a line; the end of lines stops, too.")] = False,
     settings_file: Annotated[Path | None, typer.Option("--settings", help="Settings file; default: the operator's.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> int:
     """Say whether this computer can train the policy on the recordings, and if not, why and what to do.
 
     Works where torch, a display or a keyring are missing, and says so. A round's time is judged against what the settings' invitation
-    asks and allows. Nothing is sent, and nothing is written but what was measured. Exit status: 0 it can, 3 with limits, such as a round
-    that does not fit into the time or a federation that --network does not reach, 4 it cannot.
+    asks and allows. Nothing is sent, and nothing is written but what was measured; frames that are prepared to measure it are removed. Exit
+    status: 0 it can, 3 with limits, such as a round that does not fit into the time or a federation that --network does not reach, 4 it
+    cannot, 130 Ctrl-C.
 
     \b
     Example: zk0desk doctor --policy ~/policies/smolvla --recordings ~/recordings/cubes --measure
     """
-    from zk0desk.control import NodeControl
+    from zk0desk.commands.steering import steered_by_lines, stopped_by_signals
+    from zk0desk.control import NodeControl, Stopped
+    from zk0desk.errors import ExitStatus
     from zk0desk.federation.asked_round import asked_round
     from zk0desk.training.preflight import measured, preflight
 
     settings, trouble = _settings(settings_file)
     folder = policy or settings.policy.folder
     chosen = _chosen(settings, recordings)
-    seen = preflight(folder, chosen, settings.training, asked=asked_round(settings), quick=quick)
+    seen = preflight(folder, chosen, settings.training, settings.cache, asked=asked_round(settings), quick=quick)
     if measure:
-        seen = measured(seen, chosen, settings.training, control=NodeControl(), emit=_progress if not as_json else lambda _: None)
+        control = NodeControl()
+        with stopped_by_signals(control):
+            if steered:
+                steered_by_lines(control)
+            try:
+                emit = _progress if not as_json else lambda _: None
+                seen = measured(seen, chosen, settings.training, settings.cache, control=control, emit=emit)
+            except Stopped:
+                print("Stopped: nothing was measured.", file=sys.stderr)
+                return int(ExitStatus.INTERRUPTED)
     line, disk = None, None
     if network:
         seen, line, disk = _outside(seen, settings)
@@ -193,7 +206,9 @@ def _training(seen: Preflight) -> Iterator[tuple[str, str]]:
         each = seen.estimate
         date = time.strftime("%Y-%m-%d", time.localtime(each.date))
         speed = f"{each.step_seconds:.2f} s a step of {each.batch} frames, {100 * each.waiting:.0f}% of it waiting for data"
-        yield "Estimate", f"{speed}; {each.frames_per_second:.1f} frames a second; at most {gigabytes(each.peak_memory)}; measured {date}"
+        first = f"; a frame's first visit adds {each.prepare_s * each.factor:.2f} s" if each.keeps else ""
+        speed += f"; {each.frames_per_second:.1f} frames a second{first}"
+        yield "Estimate", f"level {each.level}; {speed}; at most {gigabytes(each.peak_memory)}; measured {date}"
         yield "", seen.round_sentence
     elif seen.not_measured:
         yield "Estimate", f"not measured. {seen.not_measured}"

@@ -1,61 +1,55 @@
-"""How long a round takes on this computer: a few real steps are timed, on the real recordings, when a person asks for it.
+"""How long a round takes on this computer, put together from what real steps on the real recordings took (`measure.py`). No torch.
 
-What was measured is kept for (device, precision, policy, camera sizes), and real training corrects it. torch is loaded by `measure`
-alone. How a round's time is put together:
+What was measured is kept for (device, precision, policy, camera sizes, level of the prefix cache), and real training corrects it. How a
+round's time is put together:
 
-    steps * (computing a batch + waiting for it) + decoding what is visited for the first time
+    the run's start + steps * (computing a batch + waiting for it) + first visits * what they add
 
-Computing grows with the batch from a fixed part (the optimiser, the proximal term, launching kernels). Decoded pictures stay in memory
-while they fit, so that only the first visit of a frame decodes; that is done beside training, on the cores that training leaves free,
-and only what takes longer than the training of those frames adds to the round.
+Computing grows with the batch from a fixed part (the optimiser, the proximal term, launching kernels). At the levels V and P a step is
+one over prepared frames; a frame's first visit adds its preparing, and the decoding of its pictures, which no later visit needs. At the
+other levels every visit needs the pictures: they stay in memory while they fit, so that only the first visit decodes. Decoding is done
+beside training, on the cores that training leaves free, and only what takes longer than the steps on those frames adds to the round.
 """
 
 from __future__ import annotations
 
-import statistics
-import threading
-import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
-import numpy as np
-
-from zk0desk.control import NodeControl
-from zk0desk.events import Event, Notice, RoundStarted, Sink, StepDone
-from zk0desk.settings import ChosenRecording, Training
-from zk0desk.training.container_limits import usable_cores
-from zk0desk.training.frames import KEEP_BYTES, RUN
-from zk0desk.training.policy_size import BATCH
+from zk0desk.training.frames import KEEP_BYTES
+from zk0desk.training.round_steps import planned_steps
 from zk0desk.training.rounds import RoundPlan
 
-if TYPE_CHECKING:
-    import torch
-
-    from zk0desk.training.frames import Frames
-
-STEP_LIMIT_S = 12.0
-"""A batch that takes longer is measured smaller."""
-MEASURED_S = 15.0
-"""Seconds of steps that are measured, but at least `MIN_STEPS`."""
-MIN_STEPS, MAX_STEPS = 2, 8
 REMEMBERED_STEPS = 2000
 """Measured training counts as at most so many steps against what comes after it."""
+KEEPING = ("V", "P")
+"""The levels at which a frame's entry is kept for its later visits."""
+LEVELS = ("off", "N", *KEEPING)
 
 
-Key = tuple[str, str, str, str, tuple[str, ...]]
-"""What an estimate is kept for: device, its name, precision, policy, camera sizes."""
+class Key(NamedTuple):
+    """What an estimate is kept for: device, its name, precision, policy, camera sizes, level of the prefix cache."""
+
+    device: str
+    device_name: str
+    precision: str
+    policy_id: str
+    cameras: tuple[str, ...]
+    level: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
     """What steps of `batch` frames took: seconds, bytes. `date` is Unix time.
 
-    `compute_s` a step's computing, `frame_s` what a frame more or less adds to it, `wait_s` a step's waiting for data whose pictures
-    were seen before, `decode_s` decoding a frame's pictures for the first time, which take `picture_bytes`. `frames` are those of the
-    recordings. `steps` were measured; `trained_steps` of real training have corrected it by `factor`.
+    `compute_s` a step's computing, `frame_s` what a frame more or less adds to it, `wait_s` a step's waiting for data: all of frames that
+    were visited before. `decode_s` decoding a frame's pictures for the first time, which take `picture_bytes`. `level` is that of the
+    prefix cache, `expected` the one that the files alone let expect (`prefix_estimate`); `prepare_s` what a frame's first visit adds at V
+    and P, without decoding; `start_s` a run's start, with its check of the step. `steps` were measured; `trained_steps` of real training
+    have corrected it by `factor`.
+
+    Of the recordings: their `frames`, how many of them are `prepared` now at this level, and the `share` of them (0 to 1) that is kept.
     """
 
     device: str
@@ -63,7 +57,11 @@ class Estimate:
     precision: str
     policy_id: str
     cameras: tuple[str, ...]
+    level: str
+    expected: str
     frames: int
+    prepared: int = 0
+    share: float = 1.0
     batch: int
     micro_batch: int
     steps: int
@@ -71,6 +69,8 @@ class Estimate:
     frame_s: float
     wait_s: float
     decode_s: float
+    prepare_s: float
+    start_s: float
     picture_bytes: int
     peak_memory: int
     date: float
@@ -80,11 +80,11 @@ class Estimate:
     @property
     def key(self) -> Key:
         """What an estimate is kept for."""
-        return (self.device, self.device_name, self.precision, self.policy_id, tuple(self.cameras))
+        return Key(self.device, self.device_name, self.precision, self.policy_id, tuple(self.cameras), self.level)
 
     @property
     def step_seconds(self) -> float:
-        """Seconds of a step of `batch` frames, after its pictures were seen once."""
+        """Seconds of a step of `batch` frames that were visited before."""
         return self._step(self.batch)
 
     @property
@@ -98,34 +98,60 @@ class Estimate:
         return self.batch / self.step_seconds
 
     @property
-    def stays(self) -> bool:
-        """Whether all decoded pictures stay in memory, so that a frame is decoded once."""
-        return self.frames * self.picture_bytes <= KEEP_BYTES
+    def keeps(self) -> bool:
+        """Whether a frame that was visited is prepared: a later visit needs neither its pictures nor the backbone."""
+        return self.level in KEEPING
 
-    def _step(self, batch: float) -> float:
-        """Seconds of a step of `batch` frames. What does not depend on the batch is never negative."""
-        fixed = max(0.0, self.compute_s - self.batch * self.frame_s)
-        return self.factor * (fixed + batch * ((self.compute_s - fixed) / self.batch + self.wait_s / self.batch))
+    @property
+    def stays(self) -> bool:
+        """Whether a frame is decoded once: it is prepared then, or all decoded pictures stay in memory."""
+        return self.keeps or self.frames * self.picture_bytes <= KEEP_BYTES
 
     def round_seconds(self, plan: RoundPlan, *, seen: bool = False) -> float:
-        """Seconds that a round of `plan` takes on the recordings that were measured; `seen`: their pictures are in memory already."""
-        a_pass = -(-self.frames // plan.batch_size)
-        steps = plan.local_steps or max(1, round(plan.local_epochs * a_pass))
-        # The last batch of a pass is what is left of it.
-        visits = min(steps * plan.batch_size, steps / a_pass * self.frames)
-        trained = steps * self._step(visits / steps)
-        if seen or not self.stays:
-            return trained
-        new = min(visits, self.frames)
-        decoding = new * self.decode_s * self.factor
-        return trained + max(0.0, decoding - trained * new / visits)
+        """Seconds of a run's first round of `plan` on these recordings; `seen`: of a later one, when all that is kept was visited."""
+        return self._later(plan) if seen else next(self.rounds_seconds(1, plan))
+
+    def rounds_seconds(self, rounds: int, plan: RoundPlan) -> Iterator[float]:
+        """Seconds of each of `rounds` rounds of `plan`, one after the other, from the run's start on."""
+        steps, kept = planned_steps(plan, self.frames), self._kept
+        for number in range(rounds):
+            seconds, kept = self._round(steps, plan.batch_size, kept)
+            yield seconds + (0.0 if number else self.start_s)
 
     def run_seconds(self, rounds: int, plan: RoundPlan) -> float:
         """Seconds of training in `rounds` rounds of `plan`, one after the other."""
-        return self.round_seconds(plan) + max(0, rounds - 1) * self.round_seconds(plan, seen=True)
+        return sum(self.rounds_seconds(rounds, plan))
+
+    def later_seconds(self, rounds: int, plan: RoundPlan) -> float:
+        """Seconds of a round after the first of `rounds`, in the mean: first visits come until all frames were visited."""
+        later = list(self.rounds_seconds(rounds, plan))[1:]
+        return sum(later) / len(later) if later else self._later(plan)
+
+    def new_frames(self, plan: RoundPlan) -> int:
+        """Frames that are prepared in the first round of `plan`; 0 where none are kept."""
+        visits = self._visits(planned_steps(plan, self.frames), plan.batch_size)
+        return round(self.frames * self._newly(visits, self._kept)[1]) if self.keeps else 0
+
+    def preparing_seconds(self, plan: RoundPlan) -> float:
+        """Of the seconds of the first round, those that its frames' first visits add."""
+        return self.round_seconds(plan) - self.start_s - self._later(plan)
+
+    def share_done(self, plan: RoundPlan, seconds: float) -> float:
+        """The share of the first round's steps, 0 to 1, that is done in so many seconds."""
+        steps, low, high = planned_steps(plan, self.frames), 0.0, 1.0
+        for _ in range(30):
+            share = (low + high) / 2
+            if self.start_s + self._round(steps * share, plan.batch_size, self._kept)[0] <= seconds:
+                low = share
+            else:
+                high = share
+        return low
 
     def corrected(self, steps: int, seconds: float, *, batch: int = 0) -> Estimate:
-        """This estimate after `steps` steps of `batch` frames (0: as measured) that took `seconds` of real training."""
+        """This estimate after `steps` steps of `batch` frames (0: as measured) that took `seconds` of real training.
+
+        All of their frames were visited before, where such frames are prepared.
+        """
         if steps < 1 or not seconds > 0:
             return self
         expected = steps * self._step(batch or self.batch)
@@ -140,13 +166,55 @@ class Estimate:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Estimate:
-        """What `to_json` wrote. KeyError, TypeError or ValueError when it is something else."""
+        """What `to_json` wrote. KeyError, TypeError or ValueError when it is something else, an estimate of an older version too."""
         values = {field.name: data[field.name.replace("_", "-")] for field in fields(cls)}
         values["cameras"] = tuple(str(size) for size in values["cameras"])
         made = cls(**values)
-        if not (made.batch >= 1 and made.compute_s > 0 and made.factor > 0 and made.frames >= 1):
+        positive = made.batch >= 1 and made.compute_s > 0 and made.factor > 0 and made.frames >= 1
+        if not (positive and made.level in LEVELS and made.prepare_s >= 0 and made.start_s >= 0 and 0 <= made.share <= 1):
             raise ValueError("no estimate")
         return made
+
+    # --- parts
+
+    def _step(self, batch: float) -> float:
+        """Seconds of a step of `batch` frames. What does not depend on the batch is never negative."""
+        fixed = max(0.0, self.compute_s - self.batch * self.frame_s)
+        return self.factor * (fixed + batch * ((self.compute_s - fixed) / self.batch + self.wait_s / self.batch))
+
+    def _visits(self, steps: float, batch: int) -> float:
+        """Visits of frames in `steps` steps. The last batch of a pass is what is left of it."""
+        return min(steps * batch, steps / -(-self.frames // batch) * self.frames)
+
+    @property
+    def _kept(self) -> float:
+        """The share of the frames that need no first visit when a run begins."""
+        return min(1.0, self.prepared / self.frames) if self.keeps else 0.0
+
+    @property
+    def _most(self) -> float:
+        """The share of the frames that need no first visit after many rounds."""
+        return max(self._kept, self.share) if self.keeps else 1.0
+
+    def _newly(self, visits: float, kept: float) -> tuple[float, float]:
+        """The share of the frames that is met for the first time in so many visits, and of that what is kept."""
+        fresh = min(1.0, visits / self.frames) * (1 - kept)
+        return fresh, min(fresh, max(0.0, self._most - kept))
+
+    def _later(self, plan: RoundPlan) -> float:
+        return self._round(planned_steps(plan, self.frames), plan.batch_size, self._most)[0]
+
+    def _round(self, steps: float, batch: int, kept: float) -> tuple[float, float]:
+        """Seconds of so many steps where the share `kept` of the frames needs no first visit, and that share after them."""
+        visits = self._visits(steps, batch)
+        fresh, newly = self._newly(visits, kept)
+        trained = steps * self._step(visits / steps)
+        if not self.stays:  # every visit decodes, which is waiting for data
+            return trained, kept + newly
+        # A frame that is not kept is as new at each of its visits.
+        first = self.frames * (newly + (fresh - newly) * max(1.0, visits / self.frames))
+        preparing, decoding = first * self.prepare_s * self.factor, first * self.decode_s * self.factor
+        return trained + preparing + max(0.0, decoding - preparing - trained * first / visits), kept + newly
 
 
 def duration(seconds: float) -> str:
@@ -158,162 +226,3 @@ def duration(seconds: float) -> str:
         return f"{minutes} min"
     hours, minutes = divmod(round(minutes, -1), 60)
     return f"{hours} h {minutes} min" if minutes and hours < 10 else f"{round(seconds / 3600)} h"
-
-
-# --- measuring
-
-
-def measure(
-    policy_folder: Path,
-    recordings: Sequence[ChosenRecording],
-    settings: Training,
-    *,
-    batch_size: int = BATCH,
-    control: NodeControl,
-    emit: Sink,
-) -> Estimate:
-    """Load the policy and time real steps of training on `recordings`; the estimate is kept. It takes a minute or two at full size.
-
-    The policy and the recordings stay as they are. `emit` is given each `StepDone` and each `Notice`. Raises `Stopped` when `control` is
-    asked to stop, and what loading and training raise: `PolicyError`, `RecordingError`, `EngineMissingError`, `RoundFailedError`.
-    """
-    from zk0desk.training.kept_estimates import keep, key_of
-    from zk0desk.training.loading import load_engine
-
-    load_engine()
-    from zk0desk.training.policy import TrainablePolicy
-    from zk0desk.training.trainer import LocalTrainer
-
-    policy = TrainablePolicy.load(Path(policy_folder))
-    control.check()
-    steps = _Steps(emit)
-    trainer = LocalTrainer(
-        policy, recordings, node="estimate", device=settings.device, precision=settings.precision, micro_batch=settings.micro_batch,
-        memory_free=settings.memory_free, threads=settings.threads, emit=steps, control=control,
-    )  # fmt: skip
-    start, frames = policy.get_weights(), policy.frames_of(recordings)
-    decode_s = _decoding(frames)
-    control.check()
-
-    def timed(batch: int, count: int) -> tuple[float, float]:
-        """Median computing and mean waiting of `count` steps, after one that is left out."""
-        for again in range(2):
-            # Where pictures stay, the second time finds them decoded; where not, it meets other frames, as training does.
-            steps.clear()
-            trainer.train(_plan(batch, count + 1, round=1 if frames.stay else again + 1), start)
-        return statistics.median(steps.computing[1:]), statistics.fmean(steps.waiting[1:])
-
-    with _PeakMemory(policy.device) as peak:
-        batch = min(batch_size, trainer.frames)
-        first = min(2, batch)
-        trainer.train(_plan(first, 2), start)
-        a_frame = steps.computing[-1] / first
-        while batch > first and batch * a_frame > STEP_LIMIT_S:
-            batch //= 2
-        count = max(MIN_STEPS, min(MAX_STEPS, int(MEASURED_S / (batch * a_frame))))
-        compute_s, wait_s = timed(batch, count)
-        fewer = max(1, batch // 4)
-        frame_s = (compute_s - timed(fewer, count)[0]) / (batch - fewer) if fewer < batch else compute_s / batch
-    device, name, precision, fingerprint, cameras = key_of(policy, trainer, recordings)
-    estimate = Estimate(
-        device=device,
-        device_name=name,
-        precision=precision,
-        policy_id=fingerprint,
-        cameras=cameras,
-        frames=trainer.frames,
-        batch=batch,
-        micro_batch=min(batch, trainer.micro_batch or batch),
-        steps=count,
-        compute_s=compute_s,
-        frame_s=min(max(frame_s, 0.0), compute_s / batch),
-        wait_s=wait_s,
-        decode_s=decode_s,
-        picture_bytes=frames.picture_bytes,
-        peak_memory=peak.bytes,
-        date=time.time(),
-    )
-    keep(estimate)
-    return estimate
-
-
-def _plan(batch: int, steps: int, round: int = 1) -> RoundPlan:
-    # The same seed and round give the same frames in the same order.
-    return RoundPlan(run="estimate", round=round, rounds=1, seed=0, lr=1e-4, mu=0.01, batch_size=batch, local_steps=steps)
-
-
-class _Steps:
-    """Takes the trainer's events: how long each step computed, and how long it waited for its data before."""
-
-    def __init__(self, emit: Sink) -> None:
-        self._emit = emit
-        self.clear()
-
-    def clear(self) -> None:
-        self.computing: list[float] = []
-        self.waiting: list[float] = []
-        self._last = time.monotonic()
-
-    def __call__(self, event: Event) -> None:
-        if isinstance(event, RoundStarted):
-            self._last = time.monotonic()
-        if isinstance(event, StepDone):
-            now = time.monotonic()
-            self.computing.append(event.seconds)
-            self.waiting.append(max(0.0, now - self._last - event.seconds))
-        if isinstance(event, (StepDone, Notice)):
-            self._emit(event)
-        self._last = time.monotonic()
-
-
-def _decoding(frames: Frames) -> float:
-    """Seconds a frame of decoding pictures that were not seen before, on the threads that the trainer uses."""
-    threads = min(4, usable_cores())
-    with ThreadPoolExecutor(threads, "zk0desk-decode") as pool:
-        indices = list(range(len(frames)))
-        if len(frames) > 2 * RUN:
-            frames.batch([0], pool)  # what is loaded at the first time
-            indices = list(range(RUN, min(len(frames), RUN + threads * RUN)))
-        # In an order that gives each thread something else to decode; without room to keep them, each picture for itself.
-        indices = np.random.default_rng(0).permutation(indices).tolist()[: None if frames.stay else 8 * threads]
-        group = [indices[place] for place in frames.alike(indices)[0]]
-        began = time.monotonic()
-        frames.batch(group, pool)
-        return (time.monotonic() - began) / len(group)
-
-
-class _PeakMemory:
-    """The most memory of `device` that was in use meanwhile: PyTorch's on a GPU, this process's on a processor."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._done = threading.Event()
-        self.bytes = 0
-
-    def __enter__(self) -> _PeakMemory:
-        import torch
-
-        if self._device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self._device)
-        self._thread = threading.Thread(target=self._watch, name="zk0desk-memory", daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        import torch
-
-        self._done.set()
-        self._thread.join()
-        if self._device.type == "cuda":
-            self.bytes = int(torch.cuda.max_memory_reserved(self._device))
-
-    def _watch(self) -> None:
-        import psutil
-        import torch
-
-        own = psutil.Process()
-        while True:
-            used = torch.mps.driver_allocated_memory() if self._device.type == "mps" else own.memory_info().rss
-            self.bytes = max(self.bytes, int(used))
-            if self._done.wait(0.05):
-                return

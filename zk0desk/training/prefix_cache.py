@@ -22,6 +22,7 @@ import numpy as np
 
 from zk0desk import folders
 from zk0desk.events import Event, Sink
+from zk0desk.training.measuring_folder import remove_left_measurements
 from zk0desk.training.prefix_files import bytes_on_disk, nobody_uses
 from zk0desk.training.prefix_index import HEADER_BYTES, Layout
 from zk0desk.training.prefix_shelf import Shelf
@@ -216,7 +217,8 @@ class PrefixCache:
             return []
 
     def _finish_removals(self) -> None:
-        """What a process that ended in the middle of a removal left."""
+        """What a process that ended in the middle of a removal, or of a measurement, left."""
+        remove_left_measurements(self.folder)
         for path in self._inside():
             if path.name.startswith(_GOING):
                 shutil.rmtree(path, ignore_errors=True)

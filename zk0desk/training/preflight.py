@@ -10,13 +10,15 @@ from typing import Any
 from zk0desk.control import NodeControl
 from zk0desk.errors import ExitStatus, OperatorError
 from zk0desk.events import Sink
-from zk0desk.settings import ChosenRecording, Training
+from zk0desk.settings import Cache, ChosenRecording, Training
 from zk0desk.training.asked_round import AskedRound, usual_round
+from zk0desk.training.chosen_frames import chosen_frames
 from zk0desk.training.decoder import Decoder, decoder_of
-from zk0desk.training.estimate import Estimate, measure
+from zk0desk.training.estimate import Estimate
 from zk0desk.training.hardware import PARAMETERS, TRAINABLE, Computer, Verdict, inspect_computer, verdict
 from zk0desk.training.hardware_types import Answer
-from zk0desk.training.kept_estimates import camera_sizes, kept
+from zk0desk.training.kept_estimates import any_kept, camera_sizes, expected_choice, kept, with_what_is_prepared
+from zk0desk.training.measure import measure
 from zk0desk.training.policy_files import PolicyFiles, read_policy
 from zk0desk.training.recording_types import Finding, Severity
 from zk0desk.training.recordings import CheckResult, PolicyNeeds, quick_check
@@ -96,16 +98,23 @@ class Preflight:
             "policy": {"error": self.trouble.to_json()} if self.trouble else self.files.to_json() if self.files else None,
             "recordings": [result.to_json() for result in self.recordings],
             "decoder": chosen.to_json() if chosen else None,
-            "estimate": {**self.estimate.to_json(), "sentence": self.round_sentence} if self.estimate else None,
+            "estimate": {**self.estimate.to_json(), **self._rounds(self.estimate), "sentence": self.round_sentence}
+            if self.estimate
+            else None,
             "asked": {**self.asked.to_json(), "fits": self.asked.fits(self.estimate) if self.estimate else None},
             "not-measured": self.not_measured or None,
         }
+
+    def _rounds(self, estimate: Estimate) -> dict[str, float]:
+        """Seconds of the first round and, in the mean, of a later one, with sending the update."""
+        return {"first-round-seconds": self.asked.seconds(estimate), "later-round-seconds": self.asked.later_seconds(estimate)}
 
 
 def preflight(
     policy: Path | None,
     recordings: Sequence[ChosenRecording],
     training: Training,
+    cache: Cache,
     *,
     asked: AskedRound | None = None,
     quick: bool = False,
@@ -131,11 +140,13 @@ def preflight(
     checks = tuple(quick_check(chosen.path, needs) for chosen in recordings)
     decoders = tuple(_decoder(check, again=not quick) for check in checks if check.status == "ok")
     found = Preflight(computer, answer, files, trouble, checks, decoders, asked=asked)
-    return replace(found, estimate=_kept(found, recordings))
+    return replace(found, estimate=_kept(found, recordings, training, cache))
 
 
-def measured(seen: Preflight, recordings: Sequence[ChosenRecording], training: Training, *, control: NodeControl, emit: Sink) -> Preflight:
-    """`seen` with an estimate that is measured now, or with why that cannot be."""
+def measured(
+    seen: Preflight, recordings: Sequence[ChosenRecording], training: Training, cache: Cache, *, control: NodeControl, emit: Sink
+) -> Preflight:
+    """`seen` with an estimate that is measured now, or with why that cannot be. Raises `Stopped` when asked to stop."""
     why, estimate = "", seen.estimate
     if seen.files is None:
         why = "A policy is needed: name its folder with --policy."
@@ -145,8 +156,8 @@ def measured(seen: Preflight, recordings: Sequence[ChosenRecording], training: T
         why = seen.sentence
     else:
         try:
-            batch = seen.asked.plan.batch_size
-            estimate = measure(seen.files.folder, recordings, training, batch_size=batch, control=control, emit=emit)
+            made = measure(seen.files.folder, recordings, training, cache, seen.asked.plan, control=control, emit=emit)
+            estimate = _kept(seen, recordings, training, cache) or made
         except OperatorError as error:
             why = str(error)
     return replace(seen, estimate=estimate, not_measured=why)
@@ -159,12 +170,18 @@ def _decoder(check: CheckResult, *, again: bool) -> Decoder:
         return Decoder("pyav", str(error))
 
 
-def _kept(seen: Preflight, recordings: Sequence[ChosenRecording]) -> Estimate | None:
+def _kept(seen: Preflight, recordings: Sequence[ChosenRecording], training: Training, cache: Cache) -> Estimate | None:
+    """What was measured for all of this, if anything, with what is prepared of the recordings now."""
     if seen.files is None or not seen.recordings or any(check.recording is None or check.status != "ok" for check in seen.recordings):
         return None
+    if not any_kept(seen.files.policy_id):
+        return None
     try:
-        cameras = camera_sizes(seen.files.folder, recordings)
+        cameras, frames = camera_sizes(seen.files.folder, recordings), sum(map(chosen_frames, recordings))
+        expected = expected_choice(seen.files.folder, recordings, training, cache)
+        if expected is None:
+            return None
+        found = kept(seen.files.policy_id, cameras, frames, seen.computer, seen.verdict, expected.level)
+        return with_what_is_prepared(found, recordings, cache, expected) if found else None
     except OperatorError:
         return None
-    frames = sum(check.recording.frames for check in seen.recordings if check.recording)
-    return kept(seen.files.policy_id, cameras, frames, seen.computer, seen.verdict)

@@ -22,17 +22,21 @@ def known_round_time(settings: Settings, journal: Path | None = None) -> str:
     from zk0desk.training.preflight import preflight
 
     asked = asked_round(settings, journal)
-    return preflight(settings.policy.folder, settings.recordings.chosen, settings.training, asked=asked, quick=True).round_sentence
+    chosen = settings.recordings.chosen
+    return preflight(settings.policy.folder, chosen, settings.training, settings.cache, asked=asked, quick=True).round_sentence
 
 
 class Measurement(QObject):
-    """Runs `zk0desk doctor --measure`, which trains a few real steps. `done` carries why it could not, or ""."""
+    """Runs `zk0desk doctor --measure`, which trains a few real steps. `done` carries why it could not, or "".
+
+    It ends with the window, however that ends, and takes what it prepared with it.
+    """
 
     done = Signal(str)
 
     def __init__(self, settings: Path | None, parent: QObject | None = None) -> None:
         super().__init__(parent)
-        self.arguments = ["-m", "zk0desk", "doctor", "--measure", "--json"]
+        self.arguments = ["-m", "zk0desk", "doctor", "--measure", "--json", "--steered"]
         if settings is not None:
             self.arguments += ["--settings", str(settings)]
         self._process = QProcess(self)
@@ -48,8 +52,10 @@ class Measurement(QObject):
         """End the process, if it runs."""
         self._told = True
         if self._process.state() != QProcess.ProcessState.NotRunning:
-            self._process.kill()
-            self._process.waitForFinished(3000)
+            self._process.write(b"stop\n")
+            if not self._process.waitForFinished(3000):
+                self._process.kill()  # what it prepared is removed by the next one
+                self._process.waitForFinished(3000)
 
     def _finished(self, code: int, _status: object) -> None:
         try:
