@@ -12,7 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.training.recording_parts import make_recording
+from zk0desk.settings import ChosenRecording
+from zk0desk.training.policy import save_processors
 from zk0desk.training.policy_fit import RecordingFit, apart, recording_fit, unit_of
+from zk0desk.training.policy_statistics import policy_statistics
 from zk0desk.training.recordings import PolicyNeeds, read_recording
 
 NEEDS = PolicyNeeds()
@@ -73,6 +76,38 @@ def test_real_recordings_of_one_robot_have_the_same_units(shared_recordings: Pat
     fits = [recording_fit(read_recording(shared_recordings / name), NEEDS) for name in ("cr5-cube", "cr5-banana")]
     assert [each.name for each in fits[0].action.dimensions][-1] == "gripper"
     assert not [each for each in apart(fits) if each.code == "units-differ"]
+
+
+def test_each_recording_is_compared_with_all_before_it(tmp_path: Path) -> None:
+    usual = [with_state(tmp_path / name, [-1.0, -1.5, -0.5], [1.0, 1.5, 0.5]) for name in ("a", "b")]
+    still = with_state(tmp_path / "still", [0.0] * 3, [0.0] * 3)  # nothing follows from an arm that stands still
+    wide = with_state(tmp_path / "wide", [-60.0, -80.0, -30.0], [60.0, 80.0, 30.0])
+    for fits in ([still, *usual, wide], [wide, *usual, still], [usual[0], still, wide]):
+        (finding,) = [each for each in apart(fits) if "state" in each.what][:1]
+        assert finding.code == "units-differ" and "wide reach" in finding.why
+    assert apart([still, *usual]) == []
+
+
+def test_what_the_policy_was_trained_with_stands_beside_it(tmp_path: Path, demo_policy: Path, demo_recording: Path) -> None:
+    assert policy_statistics(demo_policy) == {}, "it was never trained"
+    trained = save_processors(tmp_path / "trained", demo_policy, [ChosenRecording(path=demo_recording)])
+    recording = read_recording(demo_recording)
+    fit = recording_fit(recording, NEEDS, policy_statistics(trained))
+    for vector in (fit.state, fit.action):
+        assert [(each.mean, each.std) for each in vector.before] == [
+            (pytest.approx(each.mean, rel=1e-5), pytest.approx(each.std, rel=1e-5)) for each in vector.dimensions
+        ]
+    assert recording_fit(recording, NEEDS).state.before == ()
+
+
+NO_STEPS = ("", "[]", "{}", '{"steps": 3}', '{"steps": [{"registry_name": "normalizer_processor", "state_file": 5}]}')
+
+
+@pytest.mark.parametrize("text", NO_STEPS)
+def test_a_policy_whose_statistics_cannot_be_read_has_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "policy_preprocessor.json").write_text(text)
+    (tmp_path / "5").write_bytes(b"no safetensors")
+    assert policy_statistics(tmp_path) == {}
 
 
 _json = st.recursive(

@@ -53,6 +53,16 @@ def test_each_slot_has_the_cameras_picture_and_what_the_policy_sees_of_it(page: 
     assert {"Picture of camera top", "Picture of camera wrist", "No camera"} <= set(pictures)
 
 
+def test_the_pictures_play_while_they_are_seen(page: RecordingsPage, qtbot) -> None:
+    seen = slots(page)["What slot camera1 sees"]
+    qtbot.waitUntil(lambda: not seen.pixmap().isNull(), timeout=10_000)
+    assert seen._turn.isActive() and len(seen._moments) > 3
+    first = seen.pixmap().toImage()
+    qtbot.waitUntil(lambda: seen.pixmap().toImage() != first, timeout=5_000)
+    seen.hide()
+    assert not seen._turn.isActive()
+
+
 def test_another_camera_in_a_slot_shows_there_at_once(page: RecordingsPage, model: AppModel, qtbot) -> None:
     first = combos(page)[0]
     other = first.findText("wrist")

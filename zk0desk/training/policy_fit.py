@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,11 +45,15 @@ class Dimension:
 
 @dataclass(frozen=True)
 class VectorFit:
-    """A recording's state or action (`what`) in the policy's, which has room for `most` numbers."""
+    """A recording's state or action (`what`) in the policy's, which has room for `most` numbers.
+
+    `before` is what the policy was trained with before, where it tells that; its dimensions have no names.
+    """
 
     what: str
     dimensions: tuple[Dimension, ...]
     most: int
+    before: tuple[Dimension, ...] = ()
 
     @property
     def sentence(self) -> str:
@@ -71,8 +75,11 @@ class RecordingFit:
     action: VectorFit
 
 
-def recording_fit(recording: Recording, needs: PolicyNeeds) -> RecordingFit:
-    """How `recording` lies beside a policy that asks for `needs`. Statistics that cannot be read are told as none."""
+def recording_fit(recording: Recording, needs: PolicyNeeds, before: Mapping[str, Any] | None = None) -> RecordingFit:
+    """How `recording` lies beside a policy that asks for `needs` and was trained with the statistics `before` (`policy_statistics`).
+
+    Statistics that cannot be read are told as none.
+    """
     try:
         stats = read_json(recording.path / "meta" / "stats.json", MAX_STATS)
     except (OSError, ValueError):
@@ -80,8 +87,16 @@ def recording_fit(recording: Recording, needs: PolicyNeeds) -> RecordingFit:
     state = _vector(stats, STATE, recording.state_dim, recording.state_names)
     action = _vector(stats, ACTION, recording.action_dim, recording.action_names)
     return RecordingFit(
-        recording, VectorFit("state", state, needs.max_state_dim), VectorFit("action", action, needs.max_action_dim)
-    )  # fmt: skip
+        recording,
+        VectorFit("state", state, needs.max_state_dim, _before(before, STATE)),
+        VectorFit("action", action, needs.max_action_dim, _before(before, ACTION)),
+    )
+
+
+def _before(statistics: Mapping[str, Any] | None, key: str) -> tuple[Dimension, ...]:
+    told = (statistics or {}).get(key)
+    sizes = [len(values) for values in told.values() if isinstance(values, list)] if isinstance(told, dict) else []
+    return _vector(statistics, key, sizes[0], ()) if sizes else ()
 
 
 def _vector(stats: Any, key: str, count: int, names: Sequence[str]) -> tuple[Dimension, ...]:
@@ -127,15 +142,21 @@ def unit_of(name: str, low: float | None, high: float | None) -> str:
 
 
 def apart(fits: Sequence[RecordingFit]) -> list[Finding]:
-    """What keeps the first of the recordings apart from each other one in its numbers: units, and ranges that do not meet."""
+    """What keeps the recordings apart in their numbers: units, and ranges that do not meet.
+
+    Each is compared with all before it; of state and action, the first difference of each is told.
+    """
     found: list[Finding] = []
-    for other in fits[1:]:
-        first = fits[0]
+    for place, other in enumerate(fits):
         for what in ("state", "action"):
-            pairs = _pairs(getattr(first, what).dimensions, getattr(other, what).dimensions)
-            units = _units(first.recording.name, other.recording.name, what, pairs)
-            found += units or _ranges(first.recording.name, other.recording.name, what, pairs)
+            found += next(filter(None, (_difference(first, other, what) for first in fits[:place])), [])
     return found
+
+
+def _difference(one: RecordingFit, other: RecordingFit, what: str) -> list[Finding]:
+    pairs = _pairs(getattr(one, what).dimensions, getattr(other, what).dimensions)
+    names = one.recording.name, other.recording.name
+    return _units(*names, what, pairs) or _ranges(*names, what, pairs)
 
 
 def _pairs(one: Iterable[Dimension], other: Iterable[Dimension]) -> list[tuple[Dimension, Dimension]]:

@@ -1,4 +1,4 @@
-"""A small picture of what a camera saw first."""
+"""Small pictures of what a camera saw: first, and at a few moments."""
 
 from __future__ import annotations
 
@@ -78,8 +78,42 @@ def thumbnail(path: Path, camera_key: str, width: int = 160) -> np.ndarray:
         image = Image.fromarray(first_frame(videos[0]))
     else:
         image = _embedded(path, camera_key)
+    return np.asarray(_small(image, width))
+
+
+def moments(path: Path, camera_key: str, width: int, count: int) -> list[np.ndarray]:
+    """Pictures of a camera at up to `count` moments, evenly spaced over its first video, as `thumbnail` gives them.
+
+    Only the first where its pictures are not in a video, or the video does not tell how long it is. `RecordingError` where there is none.
+    """
+    import av
+    import numpy as np
+    from PIL import Image
+
+    first = [thumbnail(path, camera_key, width)]
+    info = read_info(path)
+    videos = videos_of(path, info, camera_key) if info.features[camera_key].dtype == "video" else []
+    if count < 2 or not videos:
+        return first
+    found: list[np.ndarray] = []
+    try:
+        with av.open(str(videos[0])) as container:
+            stream = container.streams.video[0]
+            length = stream.duration or 0
+            for place in range(count if length else 0):
+                container.seek((stream.start_time or 0) + place * length // count, stream=stream)
+                frame = next(container.decode(stream))
+                found.append(np.asarray(_small(Image.fromarray(frame.to_ndarray(format="rgb24")), width)))
+    except (av.FFmpegError, StopIteration, OSError, ValueError, RuntimeError, MemoryError):
+        pass  # a defect further on is the deep check's to tell; here the moments before it suffice
+    return found or first
+
+
+def _small(image: Image.Image, width: int) -> Image.Image:
+    from PIL import Image
+
     height = max(1, round(width * image.height / image.width))
-    return np.asarray(image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR))
+    return image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
 
 
 def _embedded(path: Path, camera_key: str) -> Image.Image:

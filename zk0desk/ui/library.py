@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PySide6.QtCore import QCoreApplication, QObject, QTimer, Signal
 
@@ -43,6 +43,7 @@ class Library(QObject):
         self.deep: set[Path] = set()
         self.away: list[Path] = []
         self.needs: PolicyNeeds | None = None
+        self._before: dict[str, dict[str, Any]] = {}
         self.looking = False
         self.contents: dict[Path, str] = {}
         self.fits: dict[Path, RecordingFit] = {}
@@ -91,14 +92,15 @@ class Library(QObject):
         self._added = added = [folder.expanduser() for folder in settings.recordings.folders]
         policy, turn = settings.policy.folder, self._turn
 
-        def prepare() -> tuple[list[Path], PolicyNeeds]:
+        def prepare() -> tuple[list[Path], PolicyNeeds, dict[str, dict[str, Any]]]:
+            from zk0desk.training.policy_statistics import policy_statistics
             from zk0desk.training.recordings import PolicyNeeds, policy_needs, standard_folders
 
             try:
                 needs = policy_needs(policy) if policy else PolicyNeeds()
             except OperatorError:
                 needs = PolicyNeeds()
-            return [*added, *standard_folders()], needs
+            return [*added, *standard_folders()], needs, policy_statistics(policy.expanduser()) if policy else {}
 
         in_background(self, prepare, lambda answer: self._begin(turn, *answer), self.failed.emit)
         QTimer.singleShot(PATIENCE_MS, self, lambda: self._give_up(turn))
@@ -111,12 +113,12 @@ class Library(QObject):
 
     # --- what the watch tells
 
-    def _begin(self, turn: int, folders: list[Path], needs: PolicyNeeds) -> None:
+    def _begin(self, turn: int, folders: list[Path], needs: PolicyNeeds, before: dict[str, dict[str, Any]]) -> None:
         if turn != self._turn:
             return
         from zk0desk.training.recording_watch import Watch
 
-        self.needs = needs
+        self.needs, self._before = needs, before
         # What is chosen is watched wherever it is.
         folders += [path for path in self._kept if not any(path.is_relative_to(folder) for folder in folders)]
         self._expected = {folder.expanduser() for folder in folders}
@@ -166,7 +168,7 @@ class Library(QObject):
         if self._checking is not None or not self._waiting:
             return
         path = self._checking = self._waiting.pop(0)
-        needs, turn, known = self.needs, self._turn, self._marks.get(path)
+        needs, before, turn, known = self.needs, self._before, self._turn, self._marks.get(path)
 
         def check() -> tuple[str, float, str, RecordingFit | None, CheckResult, bool] | None:
             from zk0desk.training.curation import content_of
@@ -179,7 +181,7 @@ class Library(QObject):
             if mark == known:
                 return None
             result, deep = best_answer(path, needs or PolicyNeeds())
-            fit = recording_fit(result.recording, needs or PolicyNeeds()) if result.recording else None
+            fit = recording_fit(result.recording, needs or PolicyNeeds(), before) if result.recording else None
             return mark, changed_at(path), content_of(path), fit, result, deep
 
         def done(answer: tuple[str, float, str, RecordingFit | None, CheckResult, bool] | None) -> None:

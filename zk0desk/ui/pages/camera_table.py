@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from PySide6.QtCore import QPoint, QRect, QSize, Qt
-from PySide6.QtGui import QColor, QImage, QPainter, QPaintEvent, QPixmap
+from PySide6.QtCore import QPoint, QRect, QSize, Qt, QTimer
+from PySide6.QtGui import QColor, QHideEvent, QImage, QPainter, QPaintEvent, QPixmap, QShowEvent
 from PySide6.QtWidgets import QComboBox, QHBoxLayout, QLabel, QVBoxLayout
 
 from zk0desk.errors import OperatorError
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 PICTURE, SQUARE, SMALL = QSize(100, 75), QSize(75, 75), QSize(80, 60)
 """A row of a camera's and a slot's picture, with words, fits the smallest window."""
+MOMENTS, MOMENT_MS = 12, 500
+"""How many moments of a recording are shown in turn, and how long each."""
 
 
 class CameraPicture(QLabel):
@@ -30,6 +32,11 @@ class CameraPicture(QLabel):
         super().__init__()
         self._size, self._fill = size, fill
         self._later: Callable[[], None] | None = None
+        self._moments: list[Any] = []
+        self._moment = 0
+        self._turn = QTimer(self)
+        self._turn.setInterval(MOMENT_MS)
+        self._turn.timeout.connect(self._next)
         self.setFixedSize(size)
         self.setAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter)
         self.setAccessibleName(name)
@@ -55,21 +62,50 @@ class CameraPicture(QLabel):
         """`fetch`, but not before the picture is painted: a long list reads only what is looked at."""
         self._later = lambda: self.fetch(result, camera, width)
 
-    def fetch(self, result: CheckResult, camera: int, width: int) -> None:
-        """Read the picture of camera number `camera` in the background, `width` pixels wide; nothing where there is none."""
+    def fetch(self, result: CheckResult, camera: int, width: int, count: int = 1) -> None:
+        """Read pictures of camera number `camera` in the background, `width` pixels wide; nothing where there is none.
+
+        The first, or `count` moments of the recording, which are shown in turn while they are visible.
+        """
         recording = result.recording
         if recording is None or len(recording.cameras) <= camera or result.status == "unusable":
             return
         path, key = result.path, recording.cameras[camera].key
 
         def read() -> Any:
-            from zk0desk.training.recordings import thumbnail
+            from zk0desk.training.thumbnails import moments
 
-            return thumbnail(path, key, width)
+            return moments(path, key, width, count)
 
         import shiboken6
 
-        in_background(self, read, lambda frame: self.show_frame(frame) if shiboken6.isValid(self) else None)
+        in_background(self, read, lambda frames: self.play(frames) if shiboken6.isValid(self) else None)
+
+    def play(self, frames: list[Any]) -> None:
+        """Show `frames` (each H x W x 3, uint8) in turn, over and over."""
+        self._moments, self._moment = frames, 0
+        self.show_frame(frames[0])
+        self._play_if(self.isVisible())
+
+    def _play_if(self, seen: bool) -> None:
+        if seen and len(self._moments) > 1:
+            self._turn.start()
+        else:
+            self._turn.stop()
+
+    def _next(self) -> None:
+        self._moment = (self._moment + 1) % len(self._moments)
+        self.show_frame(self._moments[self._moment])
+
+    def showEvent(self, event: QShowEvent) -> None:
+        """Play."""
+        super().showEvent(event)
+        self._play_if(True)
+
+    def hideEvent(self, event: QHideEvent) -> None:
+        """Rest."""
+        super().hideEvent(event)
+        self._play_if(False)
 
     def show_frame(self, frame: Any) -> None:
         """`frame`: H x W x 3, uint8."""
@@ -155,7 +191,7 @@ class CameraTable(Card):
         row.addWidget(IconLabel("arrow-right"))
         seen = SlotPicture(SQUARE, f"What slot {name} sees")
         if key:
-            seen.fetch(self._result, self._keys.index(key), 2 * SQUARE.width())
+            seen.fetch(self._result, self._keys.index(key), 2 * SQUARE.width(), MOMENTS)
         row.addWidget(seen)
         words = QVBoxLayout()
         words.setSpacing(4)
@@ -182,7 +218,7 @@ class CameraTable(Card):
     def _picture(self, key: str, size: QSize) -> CameraPicture:
         picture = CameraPicture(size, f"Picture of camera {_last(key)}" if key else "No camera")
         if key:
-            picture.fetch(self._result, self._keys.index(key), 2 * size.width())
+            picture.fetch(self._result, self._keys.index(key), 2 * size.width(), MOMENTS)
         return picture
 
     def _fill(self, slot: str, choice: QComboBox) -> None:

@@ -29,13 +29,15 @@ class FitCard(Card):
             self.body.addWidget(Caption(vector.sentence))
             if vector.dimensions:
                 self.body.addWidget(VectorTable(names, [vector, *beside]))
-        self.body.addWidget(Caption("SmolVLA names none of its places. A unit with a question mark is what the range looks like."))
+        known = "" if fit.state.before or fit.action.before else " This policy's folder does not tell what it was trained with before."
+        words = f"SmolVLA names none of its places. A unit with a question mark is what the range looks like.{known}"
+        self.body.addWidget(Caption(words))
         for finding in findings:
             self.body.addWidget(FindingRow(finding))
 
 
 class VectorTable(QTableWidget):
-    """A row for each place; where there are several recordings, a row for each of them under it."""
+    """A row for each place; under it one for what the policy was trained with before, and for each other recording."""
 
     def __init__(self, names: Sequence[str], vectors: Sequence[VectorFit]) -> None:
         several = len(vectors) > 1
@@ -62,6 +64,8 @@ class VectorTable(QTableWidget):
                     where = f"in {name}" if several and name != names[0] else ""
                     self._add(_cells(dimension, where, same=same))
                     before = dimension
+                if vector is vectors[0] and place < len(vector.before):
+                    self._add(_cells(vector.before[place], "in the policy's training before", same=True))
         rows = min(self.rowCount(), ROWS_SEEN)
         self.setFixedHeight(header.sizeHint().height() + rows * ROW + self.horizontalScrollBar().sizeHint().height() + 4)
 
