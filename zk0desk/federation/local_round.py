@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from zk0desk.events import FederationMetrics, ScheduleDecided
+from zk0desk.federation import updates
 from zk0desk.federation.messages import (
     ARRAYS,
     CONFIG,
@@ -32,7 +33,7 @@ from zk0desk.federation.messages import (
 )
 from zk0desk.federation.run_store import RunStore
 from zk0desk.federation.schedule import MARKED
-from zk0desk.federation.updates import DIFFERENCES, DTYPES, PIECE, decode, decode_piece, pieces, weights_sha256
+from zk0desk.federation.updates import DIFFERENCES, DTYPES, decode, decode_piece, pieces, weights_sha256
 
 if TYPE_CHECKING:
     from flwr.app import RecordDict
@@ -140,11 +141,11 @@ def _add_differences(content: RecordDict, carried: TrainRequest | FinalWeights, 
     weights = store.weights(size) if store else None
     if weights is None:
         raise WholeNeeded("base-sha256", "the weights that this node kept cannot be read.")
-    scratch = np.empty(min(size, PIECE), np.float32)
+    scratch = np.empty(min(size, updates.PIECE), np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
         for number in range((came - needed) * pieces(size), len(arrays)):
-            start = number % pieces(size) * PIECE
-            part = weights[start : start + PIECE]
+            start = number % pieces(size) * updates.PIECE
+            part = weights[start : start + updates.PIECE]
             decode_piece(arrays[number], carried.encoding, scratch[: part.size], f"{ARRAYS}[{piece_name(number)}]")
             np.add(part, scratch[: part.size], out=part)
     if weights_sha256(weights) != carried.weights_sha256:
