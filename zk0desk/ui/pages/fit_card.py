@@ -65,7 +65,7 @@ class VectorTable(QTableWidget):
                     self._add(_cells(dimension, where, same=same))
                     before = dimension
                 if vector is vectors[0] and place < len(vector.before):
-                    self._add(_cells(vector.before[place], "in the policy's training before", same=True))
+                    self._add(_cells(vector.before[place], "in the policy's own data", same=True))
         rows = min(self.rowCount(), ROWS_SEEN)
         self.setFixedHeight(header.sizeHint().height() + rows * ROW + self.horizontalScrollBar().sizeHint().height() + 4)
 
