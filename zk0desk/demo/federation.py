@@ -22,6 +22,7 @@ from zk0desk.settings import (
     ServerNetwork,
     ServerPolicy,
     ServerRounds,
+    ServerSchedule,
     ServerSettings,
     Settings,
     Training,
@@ -206,6 +207,8 @@ class DemoFederation:
                 proximal_mu=0.01,
                 seed=plan.seed,
             ),
+            # A few rounds are too short for a schedule to decide anything.
+            schedule=ServerSchedule(strategy="fedprox"),
         )
 
     # --- what comes from the guard
