@@ -44,6 +44,12 @@ class EvaluationFailed(OperatorError):
     code = "evaluation-failed"
 
 
+class EvaluatorEnded(EvaluationFailed):
+    """The process that evaluates ended; another one may do it."""
+
+    code = "evaluator-ended"
+
+
 @dataclass(frozen=True)
 class HeldOut:
     """Held-out loss over all frames, and per recording; `retention`: of recordings whose tasks the base policy knew.
@@ -115,7 +121,7 @@ class Evaluator:
         self._say({"weights": str(self._scratch)})
 
     def result(self) -> HeldOut:
-        """The evaluation that was begun. Raises `EvaluationFailed`, and `Stopped` when asked to stop meanwhile."""
+        """The evaluation that was begun. Raises `EvaluationFailed`, `EvaluatorEnded`, and `Stopped` when asked to stop meanwhile."""
         if not self._ready:
             self._answer()
             self._ready = True
@@ -152,9 +158,9 @@ class Evaluator:
             raise EvaluationFailed(error["what"], error["why"], error["remedy"])
         return answer
 
-    def _ended(self) -> EvaluationFailed:
+    def _ended(self) -> EvaluatorEnded:
         status = self._process.poll()
-        return EvaluationFailed(
+        return EvaluatorEnded(
             "The evaluation's process ended.",
             f"Its exit status is {status}; when memory runs out the system ends it.",
             "See state/evaluator.log.",

@@ -18,7 +18,10 @@ from zk0desk.federation.run_state import RunState
 from zk0desk.training import policy_files
 
 if TYPE_CHECKING:
-    from zk0desk.federation.evaluator import Evaluator
+    from zk0desk.federation.evaluator import Evaluator, HeldOut
+
+EVALUATOR_TRIES = 3
+"""How often a round's evaluation is begun when its process ends before it answered."""
 
 
 class CheckpointsLost(OperatorError):
@@ -74,17 +77,24 @@ class Keeping:
 
     def start_evaluator(self) -> None:
         """Start the process that evaluates, if there are held-out recordings; in a new run it begins with the base policy."""
+        state = self._state
+        if not state.settings.policy.held_out:
+            return
+        self._evaluator = self._another()
+        if not state.record.done and "0" not in state.record.eval_losses:
+            self._begin()
+            self._baseline_due = True
+
+    def _another(self) -> Evaluator:
         from zk0desk.federation.evaluator import Evaluator
 
         state, policy = self._state, self._state.settings.policy
-        if not policy.held_out:
-            return
         held_out, retention = (
             tuple(each.model_copy(update={"path": (state.folder.path / each.path).resolve()}) for each in every)
             for every in (policy.held_out, policy.retention)
         )
         with (state.folder.state / "evaluator.log").open("ab") as log:
-            self._evaluator = Evaluator(
+            return Evaluator(
                 state.base,
                 held_out,
                 retention,
@@ -95,9 +105,6 @@ class Keeping:
                 control=state.control,
                 log=log,
             )
-        if not state.record.done and "0" not in state.record.eval_losses:
-            self._evaluator.begin(state.weights)
-            self._baseline_due = True
 
     def baseline(self) -> None:
         """Wait for the base policy's loss, once; nodes train meanwhile."""
@@ -158,11 +165,36 @@ class Keeping:
         state = self._state
         if self._evaluator is None or (number % state.settings.policy.evaluate_every and number != state.record.rounds):
             return None
-        if number or not self._baseline_due:
+        begun = self._baseline_due and not number
+        if not begun:
             state.emit(ServerStateChanged(state="evaluating", what=f"Held-out loss after round {number}."))
-            self._evaluator.begin(state.weights)
-        found = self._evaluator.result()
+        found = self._found(begun)
         self._baseline_due = False
         state.record.eval_losses[str(number)] = found.loss
         state.emit(Evaluated(run=state.record.uid, round=number, **asdict(found)))
         return found.loss
+
+    def _begin(self) -> None:
+        assert self._evaluator is not None
+        evaluator, weights = self._evaluator, self._state.weights
+        self._state.disk.insist(lambda: evaluator.begin(weights))
+
+    def _found(self, begun: bool) -> HeldOut:
+        """The evaluation, after it was begun unless it is. When its process ends meanwhile, another one does it."""
+        from zk0desk.federation.evaluator import EvaluatorEnded
+
+        left = EVALUATOR_TRIES
+        while True:
+            assert self._evaluator is not None
+            try:
+                if not begun:
+                    self._begin()
+                return self._evaluator.result()
+            except EvaluatorEnded as error:
+                begun, left = False, left - 1
+                if not left:
+                    raise
+                what = f"{error.what} It is started again."
+                self._state.emit(Notice(severity="warning", code=error.code, what=what, why=error.why, remedy=error.remedy))
+                self._evaluator.close()
+                self._evaluator = self._another()
