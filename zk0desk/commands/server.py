@@ -316,6 +316,39 @@ def plot(
     print(f"The curves of run {record.uid}, {record.done} rounds, are drawn in {path}.")
 
 
+@app.command("audit")
+def audit_(
+    folder: Folder,
+    run: Annotated[str, typer.Option("--run", help="A run's id; without it the last one.", show_default=False)] = "",
+    as_json: AsJson = False,
+) -> int:
+    """Compare all that is kept of a run: its journal's hash chain, its checkpoints and, with `rounds.keep-updates`, the aggregations again.
+
+    It finds what was changed, lost or moved; it is no proof against the coordinator, who can write everything anew. Files are only read.
+    Exit status: 0 all is as it was written, 1 something is not.
+
+    \b
+    Example: zk0desk server audit ~/arms
+    """
+    from dataclasses import asdict
+
+    from zk0desk.federation.audit import audit, find_run
+    from zk0desk.federation.server_folder import ServerFolder
+
+    server = ServerFolder(folder)
+    server.settings()
+    found = audit(server, find_run(server, run))
+    if as_json:
+        print(json.dumps(asdict(found)))
+    else:
+        print(f"Run {found.run}: {found.entries} entries of the journal, {found.rounds} rounds, {found.checkpoints} checkpoints looked at.")
+        print(f"{found.recomputed} aggregations were done again." if found.recomputed else "No updates are kept: nothing was done again.")
+        for each in found.findings:
+            print(f"{each.where}: {each.what}")
+        print(f"{len(found.findings)} things are not as they were written." if found.findings else "All of it is as it was written.")
+    return int(ExitStatus.FAILED if found.findings else ExitStatus.OK)
+
+
 @app.command("_superlink", hidden=True)
 def superlink_() -> None:
     """The SuperLink's process."""

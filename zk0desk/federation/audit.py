@@ -16,13 +16,14 @@ from typing import Any
 
 import numpy as np
 
+from zk0desk.errors import ExitStatus, OperatorError
 from zk0desk.events import Event
 from zk0desk.federation import chain, kept_updates, run_checkpoint
 from zk0desk.federation.aggregation import Aggregation
 from zk0desk.federation.chain import Entry
 from zk0desk.federation.deliveries import Deliveries
 from zk0desk.federation.kept_updates import KeptRound
-from zk0desk.federation.run_record import RunRecord
+from zk0desk.federation.run_record import RunRecord, records
 from zk0desk.federation.run_state import RunState
 from zk0desk.federation.server_folder import ServerFolder, fingerprint_of
 from zk0desk.federation.spool import Spool
@@ -81,6 +82,23 @@ def counted(entries: Iterable[Entry]) -> dict[int, RoundEntries]:
             case "evaluated":
                 found.setdefault(number, RoundEntries()).evaluated = data
     return found
+
+
+class RunUnknown(OperatorError):
+    """The server has no such run."""
+
+    code = "run-unknown"
+    exit_status = ExitStatus.USAGE
+
+
+def find_run(server: ServerFolder, uid: str = "") -> RunRecord:
+    """The run whose id begins with `uid`, or the last one. `RunUnknown` when there is none, or more than one."""
+    known = records(server)
+    found = [each for each in known if each.uid.startswith(uid)] if uid else known[-1:]
+    if len(found) != 1:
+        what = f"The server has {len(found) or 'no'} runs {uid}..." if uid else "This server has not conducted a run yet."
+        raise RunUnknown(what, f"Its runs: {', '.join(each.uid for each in known) or 'none'}.", "Name one of them, or start one.")
+    return found[0]
 
 
 def audit(server: ServerFolder, record: RunRecord) -> Audit:
