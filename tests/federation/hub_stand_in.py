@@ -14,6 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from tests.federation import hub_uploads
+
 BIG = 100_000
 """Files of at least so many bytes are listed with a SHA-256 and led to the store, as the Hub does with large ones."""
 
@@ -65,6 +67,11 @@ class HubStandIn:
     def __init__(self) -> None:
         self.repositories: dict[str, Repository] = {}
         self.tokens: set[str] = set()
+        self.writers: set[str] = set()
+        """Tokens that may also write."""
+        self.blobs: dict[str, bytes] = {}
+        self.parts: dict[str, dict[int, bytes]] = {}
+        """What was uploaded to the store, by SHA-256: whole, and in parts so far."""
         self.requests: list[Request] = []
         self.page_size = 1000
         self.gives_parts = True
@@ -150,7 +157,9 @@ class Answer(BaseHTTPRequestHandler):
         self.hub.requests.append(Request(self.command, host, self.path, self.headers.get("Range", ""), token, dict(self.headers)))
         self.content, self.cut_after = None, None
         try:
-            if self.is_store:
+            if self.command in ("POST", "PUT"):
+                hub_uploads.take(self, unquote(parts.path), parse_qs(parts.query), token)
+            elif self.is_store:
                 self._from_store(parts.path.rpartition("/")[2])
             else:
                 self._from_hub(unquote(parts.path), parse_qs(parts.query), token)
@@ -164,16 +173,19 @@ class Answer(BaseHTTPRequestHandler):
             _, kind, rest = rest.split("/", 2)
         elif rest.startswith("datasets/"):
             kind, rest = "datasets", rest.removeprefix("datasets/")
-        user, name, verb, *more = rest.split("/")
+        user, name, verb, *more = f"{rest}/info".split("/") if api and rest.count("/") == 1 else rest.split("/")
         repository = self.hub.repositories.get(f"{user}/{name}")
         if not api and repository:
             self.content = repository.files.get("/".join(more[1:]))
         if self.hub.interfere(self):
             return
-        if token and token not in self.hub.tokens:
+        if token and token not in self.hub.tokens | self.hub.writers:
             self.send(401, b'{"error":"Invalid credentials"}', {"X-Error-Message": "Invalid credentials in Authorization header"})
         elif repository is None or repository.kind != kind or (repository.private and token not in repository.members):
             self.send(404 if token else 401, b"{}", {"X-Error-Code": "RepoNotFound"} if token else {})
+        elif api and verb == "info":
+            about = {"id": f"{user}/{name}", "sha": repository.commit, "private": repository.private, "siblings": [], "tags": []}
+            self.send(200, json.dumps(about).encode(), {"Content-Type": "application/json"})
         elif verb == "revision":
             self._revision(repository, "/".join(more))
         elif verb == "tree":

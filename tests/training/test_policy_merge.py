@@ -32,8 +32,8 @@ def test_that_the_ends_of_a_merge_are_the_policies_themselves_to_the_bit() -> No
     half = merged(base, other, 0.25)
     assert half.dtype == np.float32 and np.array_equal(half, (0.75 * base.astype(float) + 0.25 * other.astype(float)).astype(np.float32))
     apart, relative = distance(base, half)
-    assert apart == pytest.approx(0.25 * np.linalg.norm(other - base), rel=1e-5)
-    assert relative == pytest.approx(apart / np.linalg.norm(base), rel=1e-5)
+    assert apart == pytest.approx(0.25 * np.linalg.norm(other.astype(float) - base), rel=1e-6)
+    assert relative == pytest.approx(apart / np.linalg.norm(base.astype(float)), rel=1e-6)
     with pytest.raises(ValueError, match="one size"):
         merged(base, other[:-1], 0.5)
 

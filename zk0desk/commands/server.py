@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from zk0desk.errors import ExitStatus
+from zk0desk.errors import ExitStatus, SettingsError
 from zk0desk.events import Event
 
 app = typer.Typer(
@@ -52,7 +52,6 @@ def init(
     """
     from pydantic import ValidationError
 
-    from zk0desk.errors import SettingsError
     from zk0desk.federation.server_folder import init_server
     from zk0desk.settings import ChosenRecording, ServerNetwork, ServerPolicy, ServerSettings
 
@@ -314,6 +313,57 @@ def plot(
 
     record, path = draw_run(ServerFolder(folder), out.expanduser().absolute(), run)
     print(f"The curves of run {record.uid}, {record.done} rounds, are drawn in {path}.")
+
+
+@app.command()
+def publish(
+    folder: Folder,
+    repo: Annotated[str, typer.Option(help="Repository on the Hub: USER/NAME.", show_default=False)],
+    license_: Annotated[
+        str, typer.Option("--license", help="Licence of the policy, as apache-2.0; its base may ask for one.", show_default=False)
+    ],
+    round_: Annotated[str, typer.Option("--round", help="best, last, or a number.")] = "best",
+    run: Annotated[str, typer.Option(help="Beginning of a run's id; default: the last run.")] = "",
+    public: Annotated[bool, typer.Option("--public", help="Everybody may read it; else only you.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Put a round's policy on the Hugging Face Hub, with a card that says how it came about. First it shows what would go out, and asks.
+
+    The token is that of `zk0desk hub login`, or HF_TOKEN; it has to allow writing. Exit status: 0 it is there, 2 a name that cannot be or
+    no --yes where nobody can be asked, 4 there is nothing that may be published, 5 the Hub refused, 6 not reached.
+
+    \b
+    Example: zk0desk server publish ~/arms --repo my-lab/arms-of-the-north --license apache-2.0
+    """
+    import tempfile
+
+    from zk0desk.commands.server_view import size
+    from zk0desk.federation.hub_publish import prepare, send
+    from zk0desk.federation.server_folder import ServerFolder
+    from zk0desk.quiet import quiet_libraries
+
+    quiet_libraries()
+    with tempfile.TemporaryDirectory(prefix="zk0desk-publish-") as draft:
+        ready = prepare(ServerFolder(folder), repo, Path(draft), which=round_, run=run, license_=license_, private=not public)
+        sizes = ready.sizes
+        if not as_json:
+            print(f"To {repo}, which {'everybody' if public else 'only you'} can read, would go of run {ready.run}, round {ready.round}:")
+            for name, count in sizes.items():
+                print(f"  {size(count):>10}  {name}")
+        if not yes:
+            if not sys.stdin.isatty():
+                raise SettingsError("Nothing was published.", "Nobody can be asked here whether it may go out.", "Add --yes if it may.")
+            if not typer.confirm("Publish it?"):
+                print("Nothing was published.")
+                return int(ExitStatus.FAILED)
+        commit = send(ready)
+    if as_json:
+        about = {"repo-id": repo, "commit": commit, "private": not public, "run": ready.run, "round": ready.round}
+        print(json.dumps({**about, "files": sizes}))
+    else:
+        print(f"Published as commit {commit[:12]} of {repo}.")
+    return int(ExitStatus.OK)
 
 
 @app.command("audit")

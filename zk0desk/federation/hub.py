@@ -99,7 +99,7 @@ def look(
 
 def discard(kind: Kind, repo_id: str) -> None:
     """Remove what has arrived of a fetch that ended before it was whole. `FetchUnderWay` while it is fetched."""
-    asked = _checked(kind, repo_id, "main", PUBLIC_ENDPOINT)
+    asked = checked(kind, repo_id, "main", PUBLIC_ENDPOINT)
     staging = staging_of(asked)
     if staging.is_dir():
         with alone_in(staging):
@@ -107,8 +107,8 @@ def discard(kind: Kind, repo_id: str) -> None:
 
 
 def _asked(kind: Kind, repo_id: str, revision: str, endpoint: str | None, control: NodeControl) -> Asked:
-    asked = _checked(kind, repo_id, revision, endpoint)
-    _require_online()
+    asked = checked(kind, repo_id, revision, endpoint)
+    require_online()
     control.check()
     return asked
 
@@ -134,7 +134,7 @@ async def _until_stopped[T](work: Coroutine[Any, Any, T], control: NodeControl) 
     return task.result()
 
 
-def _checked(kind: Kind, repo_id: str, revision: str, endpoint: str | None) -> Asked:
+def checked(kind: Kind, repo_id: str, revision: str = "main", endpoint: str | None = None) -> Asked:
     """What is asked for, if it can be: nothing is sent before."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
@@ -163,7 +163,8 @@ def _checked(kind: Kind, repo_id: str, revision: str, endpoint: str | None) -> A
     return Asked(kind, repo_id, revision, address)
 
 
-def _require_online() -> None:
+def require_online() -> None:
+    """Raise `HubOffline` where the person's own environment says that the Hub is to be asked for nothing."""
     # As huggingface_hub reads them. What zk0desk set itself, to keep the libraries from asking, is not the person's word.
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         value = chosen(name)
@@ -263,7 +264,7 @@ class _Fetch:
         if any(part.place == f"{BACKBONE_FOLDER}/config.json" for part in parts):
             return []
         try:
-            asked = _checked("policy", str(name), "main", self._asked.endpoint)
+            asked = checked("policy", str(name), "main", self._asked.endpoint)
         except HubNameInvalid:
             raise HubNotSuitable(
                 f"{self._asked.repo_id} cannot be loaded on another computer than its owner's.",

@@ -63,26 +63,26 @@ class Curves:
             case "schedule-decided" if event["signal"] in schedule.MARKED:
                 self.signals[number] = event["signal"]
 
-    def panels(self) -> list[Panel]:
-        """What there is to draw, the held-out loss first."""
+    def panels(self, *, names: bool = True) -> list[Panel]:
+        """What there is to draw, the held-out loss first. Without `names` no recording and no node is told apart."""
         marks = [Mark(number, signal) for number, signal in sorted(self.signals.items())]
         found = []
         if self.loss:
             lines = [_line("held-out loss", self.loss, self.error)]
-            if len(self.recordings) > 1:
+            if names and len(self.recordings) > 1:
                 lines += [_line(name, losses) for name, losses in self.recordings.items()]
             if 0 in self.loss:
                 lines.append(Line("base policy", [0, max(self.loss)], [self.loss[0]] * 2, dashed=True))
             found.append(Panel("Held-out loss of the global policy", lines, marks=marks))
         if self.train:
             lines = [_line("mean over nodes", self.train)]
-            if len(self.nodes) <= MOST_NODES:
+            if names and len(self.nodes) <= MOST_NODES:
                 lines += [_line(name, losses) for name, losses in sorted(self.nodes.items())]
             found.append(Panel("Training loss on the nodes", lines, marks=marks))
         if self.retention:
             lines = [
-                _line(name, {number: loss - losses[0] for number, loss in losses.items()})
-                for name, losses in self.retention.items()
+                _line(name if names else f"recording {place}", {number: loss - losses[0] for number, loss in losses.items()})
+                for place, (name, losses) in enumerate(self.retention.items(), 1)
                 if 0 in losses
             ]
             found.append(Panel("Forgetting: loss on tasks that the base policy knew, less that of round 0", lines))
