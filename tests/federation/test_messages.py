@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zk0desk.federation.messages import (
+    SIGNALS,
     TRAIN_METRICS,
     MessageRefused,
     TrainRequest,
@@ -19,6 +20,7 @@ from zk0desk.federation.messages import (
     own_config,
     reply_config,
 )
+from zk0desk.federation.schedule import MARKED
 
 HEX = "ab" * 32
 
@@ -40,6 +42,21 @@ def test_that_losses_that_are_not_finite_are_left_out_rather_than_sent() -> None
     config = request(last={"last-round": 1, "last-eval-loss": math.nan}).to_config()
     assert "last-eval-loss" not in config
     assert config["last-round"] == 1
+
+
+def test_that_a_loss_beyond_its_limit_does_not_make_the_round_unusable() -> None:
+    config = request(last={"last-round": 1, "last-eval-loss": 1e30, "last-train-loss": 2.0}).to_config()
+    assert TrainRequest.from_config(config).last == {"last-round": 1, "last-train-loss": 2.0}
+
+
+def test_that_every_signal_of_the_schedule_travels_and_nothing_else_does() -> None:
+    assert set(SIGNALS) == set(MARKED)
+    for signal in SIGNALS:
+        assert TrainRequest.from_config(request(last_signal=signal).to_config()).last_signal == signal
+    assert "last-signal" not in request().to_config()
+    for wrong in ("", "Plateau", "<b>plateau</b>", 3, True):
+        with pytest.raises(MessageRefused, match="last-signal"):
+            TrainRequest.from_config({**request().to_config(), "last-signal": wrong})
 
 
 @pytest.mark.parametrize(

@@ -204,6 +204,7 @@ def test_a_state_goes_through_json_and_decides_the_same_afterwards(losses, rules
     for number, loss in enumerate(losses, 1):
         plain, wanted = schedule.after(rules, plain, loss, number)
         text = json.dumps(through.to_json(), allow_nan=False)
+        assert json.loads(text) == through.to_json()
         through, found = schedule.after(rules, schedule.ScheduleState.from_json(json.loads(text)), loss, number)
         assert found == wanted
     assert through.to_json() == plain.to_json()

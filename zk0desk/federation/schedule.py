@@ -85,8 +85,9 @@ class ScheduleState:
     falls: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object; losses that are not finite become null."""
-        return {**asdict(self), "losses": [loss if math.isfinite(loss) else None for loss in self.losses]}
+        """A JSON object; losses that are not finite become null. It is equal to what JSON makes of it."""
+        losses = [loss if math.isfinite(loss) else None for loss in self.losses]
+        return {**asdict(self), "begun": list(self.begun), "losses": losses}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ScheduleState:
