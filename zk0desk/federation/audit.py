@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from zk0desk.federation import chain, kept_updates, run_checkpoint
 from zk0desk.federation.aggregation import Aggregation
 from zk0desk.federation.chain import Entry
 from zk0desk.federation.deliveries import Deliveries
+from zk0desk.federation.disk import PatientDisk
 from zk0desk.federation.kept_updates import KeptRound
 from zk0desk.federation.run_record import RunRecord, records
 from zk0desk.federation.run_state import RunState
@@ -162,13 +164,15 @@ class _Again(RunState):
     def __init__(self, scratch: Path, record: RunRecord) -> None:
         self.folder, self.record = ServerFolder(scratch), RunRecord(record.uid, record.rounds, record.policy_id, record.seed)
         self.kept, self.kept_arrays = {}, {}
+        self.disk = PatientDisk(scratch, self.emit, self.wait)
         self.codec, self.deliveries = WeightsChain(self), Deliveries(self)
 
     def emit(self, event: Event) -> None:
         """Nobody is told."""
 
     def wait(self, seconds: float) -> None:
-        """There is nothing to wait for."""
+        """A disk that refuses the scratch is waited for; nothing else is."""
+        time.sleep(seconds)
 
     def begin(self, weights: np.ndarray, checkpoint: run_checkpoint.Checkpoint | None) -> None:
         """Be as before the round after `checkpoint`, or the first."""

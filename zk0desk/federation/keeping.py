@@ -57,6 +57,7 @@ class Keeping:
                     "Bring them back from a backup, or begin a new run: zk0desk server run --new",
                 )
             record.go_back(RunRecord(record.uid, record.rounds, record.policy_id, record.seed, record.number))
+            state.kept, state.kept_arrays = {}, {}
             return policy_files.trainable_weights(state.base)
         record.go_back(RunRecord.from_json(found.record))
         state.kept = json.loads(json.dumps(record.kept)) if record.settled == record.done else found.kept

@@ -78,11 +78,9 @@ class _Conductor:
             state.emit(RunStarted(run=record.uid, round=began + 1, rounds=record.rounds, policy=state.files.policy_id, settings=settings))
             self._keeping.save()
             self._keeping.start_evaluator()
-            if record.settled < record.done:
-                self._settle(record.done)
             self._reconnect()
-            while record.done < record.rounds and not (state.control.finishing and record.done > began):
-                self._persist(self._round)
+            while record.settled < record.rounds and not (state.control.finishing and record.settled > began):
+                self._persist(self._step)
             if record.done:
                 self._broadcast.tell_the_end(self._collector.verdicts())
             reason = "complete" if record.done >= record.rounds else "stopped"
@@ -100,7 +98,7 @@ class _Conductor:
         return Path(last)
 
     def _persist(self, act: Callable[[], None]) -> None:
-        """Do `act`; when the SuperLink is lost meanwhile, wait for it and do it again. The same for a disk that refuses."""
+        """Do `act`, which does what is not finished yet. A SuperLink that is lost and a disk that refuses are waited for."""
         from zk0desk.federation.grid import SuperLinkLost
 
         try:
@@ -111,6 +109,7 @@ class _Conductor:
             what = "Something of this round could not be written; the round starts again."
             self._state.emit(ServerStateChanged(state="waiting-for-disk", what=what, why=f"{error.strerror}."))
             self._state.disk.wait_for(self._state.weights.nbytes)
+            self._state.take(self._keeping.restored())
         except SuperLinkLost as error:
             what = "The SuperLink was lost; this round starts again."
             self._state.emit(ServerStateChanged(state="reconnecting", what=what, why=error.why))
@@ -135,6 +134,13 @@ class _Conductor:
                 state.wait(0.5)
         raise lost or ServerNotRunningError("The SuperLink does not come back.")
 
+    def _step(self) -> None:
+        record = self._state.record
+        if record.settled < record.done:
+            self._settle(record.done)
+        else:
+            self._round()
+
     def _round(self) -> None:
         state, number = self._state, self._state.record.done + 1
         nodes = self._collector.gather(number)
@@ -151,10 +157,9 @@ class _Conductor:
         answers = self._collector.collect(request, {sent[node.node_id]: node for node in asked}, self._broadcast.send)
         if self._aggregation.aggregate(request, asked, answers):
             self._keeping.keep(number)
-            self._settle(number)
 
     def _settle(self, number: int) -> None:
-        """What follows a round that is kept: its loss, and how to go on. After a restart in its midst it is done again."""
+        """What follows a round that is kept: its loss, and how to go on."""
         loss = self._keeping.evaluate(number)
         if number < self._state.record.rounds:
             self._deciding.decision(number + 1)
