@@ -114,11 +114,17 @@ def test_a_loss_at_exactly_twice_the_mean_is_no_spike_and_none_is_judged_before_
     assert signals(run([math.nan])) == ["spike"]
 
 
-def test_no_restart_while_a_spike_is_recent_and_the_rate_stays_at_its_lowest_meanwhile():
-    states = run([*(2.0 - 0.01 * n for n in range(14)), 9.0, *(1.8 - 0.1 * n for n in range(8))])
+@pytest.mark.parametrize(("spike", "meanwhile"), [(9.0, "rising"), (math.nan, "cosine")])
+def test_no_restart_while_a_spike_is_recent_and_the_rate_stays_at_its_lowest_meanwhile(spike, meanwhile):
+    states = run([*(2.0 - 0.01 * n for n in range(14)), spike, *(1.8 - 0.1 * n for n in range(8))])
     assert signals(states)[14] == "spike"
     assert rates(states)[15:20] == pytest.approx([1.25e-6] * 5)
-    assert signals(states)[15:21] == ["rising"] * 4 + ["cycle-end", "cosine"]
+    assert signals(states)[15:21] == [meanwhile] * 4 + ["cycle-end", "cosine"]
+
+
+def test_a_loss_that_was_lower_for_a_moment_is_no_plateau():
+    assert signals(run([1.0] * 9))[-1] == "plateau"
+    assert signals(run([*[1.0] * 6, 0.9, 1.0, 1.0]))[-1] == "cosine"
 
 
 def test_a_rising_loss_holds_restarts_and_mu_and_trains_ever_more_slowly():
