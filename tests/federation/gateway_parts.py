@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import datetime
 import gzip
+import http.client
 import json
 import os
 import random
@@ -18,11 +19,10 @@ import sys
 import threading
 import time
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 PULL, PUSH, OBJECT = "/v1/fleet/pull-messages", "/v1/fleet/push-messages", "/v1/fleet/push-object"
-PROTOBUF = "application/x-protobuf"
+PROTOBUF = "application/protobuf"
 NEIGHBOURS = 60
 """Addresses from which the many connections come."""
 
@@ -63,18 +63,18 @@ def written(path: str, headers: dict[str, str], body: bytes = b"", method: str =
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-def answered(connection: socket.socket, seconds: float = 20.0) -> int:
-    """The status that comes, or 0 when the connection ends without one."""
+def answered(connection: socket.socket, seconds: float = 20.0, method: str = "POST") -> int:
+    """The status of the answer to a `method` that comes, which is read whole; 0 when the connection ends without one."""
     connection.settimeout(seconds)
-    data = b""
+    response = http.client.HTTPResponse(connection, method=method)
     try:
-        while b"\r\n" not in data:
-            if not (part := connection.recv(4096)):
-                return 0
-            data += part
-    except (ConnectionError, ssl.SSLError):
+        response.begin()
+        response.read()
+        return response.status
+    except (ConnectionError, ssl.SSLError, http.client.HTTPException):
         return 0
-    return int(data.split(b" ")[1])
+    finally:
+        response.close()
 
 
 def exchanged(port: int, request: bytes, *, address: str = "127.0.0.2", host: str = "127.0.0.1", tls: bool = True) -> int:
@@ -82,7 +82,7 @@ def exchanged(port: int, request: bytes, *, address: str = "127.0.0.2", host: st
     try:
         with connected(port, address=address, host=host, tls=tls) as connection:
             connection.sendall(request)
-            return answered(connection)
+            return answered(connection, method=request.partition(b" ")[0].decode("latin-1"))
     except ConnectionRefusedError:
         return -1
     except (ConnectionError, ssl.SSLError):
@@ -240,6 +240,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     main()

@@ -1,7 +1,7 @@
 """What the node's tests are made of: invitations, an operator's settings, and an engine that trains without torch.
 
-Run as a program (`python node_parts.py SETTINGS STEP_SECONDS`) it is a node with that engine in a process of its own;
-with `real` for the seconds, with the real one.
+Run as a program (`python node_parts.py SETTINGS STEP_SECONDS [stay]`) it is a node with that engine in a process of its own, for one
+round unless it is to stay; with `real` for the seconds, with the real one.
 """
 
 from __future__ import annotations
@@ -218,7 +218,7 @@ def admitted(server: ServerFolder, key: NodeKey) -> None:
     admit(server, key.public_line)
 
 
-def main(path: str, step_seconds: str) -> None:
+def main(path: str, step_seconds: str, stay: str = "") -> None:
     """A node with the stand-in, or with the real engine, which keeps the round's middle after every step (`real`)."""
     import pytest
 
@@ -234,7 +234,7 @@ def main(path: str, step_seconds: str) -> None:
             print(json.dumps(event.to_json()), flush=True)
 
         try:
-            Node(settings_file.load(Path(path)), emit=emit, control=NodeControl(), journal=journal, once=True).run()
+            Node(settings_file.load(Path(path)), emit=emit, control=NodeControl(), journal=journal, once=not stay).run()
         except Stopped:
             return
 

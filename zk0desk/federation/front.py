@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from email.utils import formatdate
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import h11
 
@@ -167,12 +168,12 @@ class Front:
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(limit=PART, loop=loop)
         protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
-        transport: asyncio.BaseTransport | None = None
+        transport: Any = None  # uvloop's are no asyncio.Transport
         try:
             transport, _ = await loop.connect_accepted_socket(
                 lambda: protocol, connection, ssl=self._context, ssl_handshake_timeout=self._limits.handshake_s, ssl_shutdown_timeout=2.0
             )
-            writer = asyncio.StreamWriter(transport, protocol, reader, loop)  # type: ignore[arg-type]
+            writer = asyncio.StreamWriter(transport, protocol, reader, loop)
             await _Conversation(reader, writer, visit, host, self.doors, self._handler).hold()
             writer.close()
             async with asyncio.timeout(2.0):
@@ -182,9 +183,9 @@ class Front:
             log.debug("%s: %s", host, error or type(error).__name__)
         finally:
             self.doors.leave(visit)
-            if isinstance(transport, asyncio.Transport):
+            if transport is not None:
                 transport.abort()
-            elif transport is None:
+            else:
                 connection.close()
 
 
@@ -228,6 +229,8 @@ class _Conversation:
             self._http.receive_data(await self._read(ends - time.monotonic()))
         if not isinstance(event, h11.Request):
             return None
+        if sum(len(name) + len(value) for name, value in event.headers) > limits.headers:
+            raise h11.RemoteProtocolError("headers too large", error_status_hint=431)
         names = [name.decode("latin-1") for name, _ in event.headers]
         headers = {name: value.decode("latin-1") for name, (_, value) in zip(names, event.headers, strict=True)}
         doubled = len(headers) < len(names) or {"content-length", "transfer-encoding"} <= headers.keys()
