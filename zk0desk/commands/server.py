@@ -298,6 +298,41 @@ def revoke(folder: Folder, who: Annotated[str, typer.Argument(help="Fingerprint,
 
 
 @app.command()
+def doctor(
+    folder: Folder,
+    quick: Annotated[bool, typer.Option("--quick", help="Do not read the recordings through.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Say before the first round whether the federation can begin, and if not, why and what to do.
+
+    Looks at port, certificate, clock, disk, memory, settings that refuse each other, policy, held-out recordings, and admitted nodes.
+    Exit status: 0 it can begin, 3 with limits, 4 it cannot.
+
+    \b
+    Example: zk0desk server doctor ~/arms
+    """
+    from zk0desk.federation.server_doctor import examine
+    from zk0desk.federation.server_folder import ServerFolder
+
+    def told(what: str) -> None:
+        if not as_json and sys.stderr.isatty():
+            print(f"reading {what}", file=sys.stderr, flush=True)
+
+    seen = examine(ServerFolder(folder), quick=quick, told=told)
+    if as_json:
+        print(json.dumps(seen.to_json(), indent=2))
+        return int(seen.exit_status)
+    print(seen.sentence)
+    width = max(map(len, seen.looked_at), default=0) + 2
+    for name, value in seen.looked_at.items():
+        print(f"  {name:<{width}}{value}")
+    for finding in seen.findings:
+        severity = "limits" if finding.severity == "repairable" else finding.severity
+        print(f"  {severity:<8}  {finding.what} {finding.why} {finding.remedy}".rstrip())
+    return int(seen.exit_status)
+
+
+@app.command()
 def plot(
     folder: Folder,
     out: Annotated[Path, typer.Option(help="The PNG that is written.", show_default=False)],
