@@ -27,7 +27,7 @@ from zk0desk.federation.superlink import RunningServer, start_server
 
 KEYS = sorted((NodeKey.make() for _ in range(2)), key=lambda key: key.public_key_bytes)
 """The nodes of all of these tests, in the order in which their answers are told."""
-METRICS = {"num-examples": 100.0, "steps-done": 1.0, "loss-mean": 1.0}
+METRICS = {"num-examples": 40.0, "steps-done": 1.0, "loss-mean": 1.0}
 
 
 class SturdyNode(TestNode):
