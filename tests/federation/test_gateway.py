@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.federation.coordinator_parts import Events, make_server
+from tests.federation.coordinator_parts import Events, TestNode, make_server, steady
 from tests.federation.gateway_parts import OBJECT, PULL, PUSH, answered, connected, exchanged, signed, written
 from tests.federation.node_parts import wait_until
 from zk0desk import settings as settings_file
@@ -27,6 +27,7 @@ from zk0desk.federation.gateway import Gateway
 from zk0desk.federation.gateway_limits import Limits
 from zk0desk.federation.node_registry import NodeRegistry, RegistryError
 from zk0desk.federation.probe import InvitationOver, NotAdmitted, WrongCertificate, probe
+from zk0desk.federation.server_app import run_rounds
 from zk0desk.federation.superlink import RunningServer, revoke, start_server
 from zk0desk.federation.supervisor import Server
 
@@ -38,7 +39,7 @@ VALUES = 330
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    folder = make_server(tmp_path_factory.mktemp("federation"))
+    folder = make_server(tmp_path_factory.mktemp("federation"), min_nodes=3)
     with start_server(folder.path, Events()) as running:
         yield running
 
@@ -306,6 +307,32 @@ def joined(server: RunningServer, invitation, key: NodeKey) -> int:
         fleet.close()
 
 
+def test_a_node_that_is_revoked_in_a_round_is_waited_for_no_longer_and_what_it_sent_does_not_count(server):
+    first, second, silent = sorted((NodeKey.make() for _ in range(3)), key=lambda key: key.public_key_bytes)
+    for each in (first, second, silent):
+        server.admit(each.public_line)
+    events, invited = Events(), server.folder.invitation()
+
+    def revoking(request, weights):
+        events.wait_for(lambda event: event.name == "reply-accepted")
+        for each in (first, silent):
+            revoke(server.folder, each.fingerprint)
+        return steady(0.25)(request, weights)
+
+    with (
+        TestNode(invited, first, steady(0.5)),
+        TestNode(invited, second, revoking),
+        TestNode(invited, silent, lambda request, weights: None),
+    ):
+        run_rounds(server.folder.path, events, rounds=1)
+    (combined,) = events.named("round-aggregated")
+    assert combined.shares.keys() == {second.fingerprint} and not combined.missing
+    refused = {event.node: event.code for event in events.named("reply-refused")}
+    assert refused == {first.fingerprint: "revoked", silent.fingerprint: "revoked"}
+    assert combined.time - events.named("round-opened")[0].time < 15, "the deadline is 20 s"
+    revoke(server.folder, second.fingerprint)
+
+
 def test_a_limited_invitation_lets_so_many_in_and_then_says_so_to_the_operator(server):
     once = server.folder.invitation(uses=1)
     first, second = NodeKey.make(), NodeKey.make()
@@ -317,7 +344,7 @@ def test_a_limited_invitation_lets_so_many_in_and_then_says_so_to_the_operator(s
     server.admit(second.public_line)
     assert joined(server, once, second) > 0, "by hand it can be admitted still"
     ended = server.folder.invitation(ends=time.time() - 1)
-    with pytest.raises(InvitationOver, match="a time that is over"):
+    with pytest.raises(InvitationOver, match="time is over"):
         joined(server, ended, NodeKey.make())
 
 

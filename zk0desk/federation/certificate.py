@@ -179,7 +179,7 @@ class CertificateWatch:
         if (remark := self._certificate.remark()) and remark != self._told:
             self._told = remark
             why = f"It is renewed by itself {RENEW.days} days before, as long as this server runs; invitations stay valid."
-            self._emit(Notice(severity="note", code="certificate-ends", what=remark, why=why))
+            self._emit(Notice(severity="warning", code="certificate-ends", what=remark, why=why))
         return renewed
 
     def look_now_and_then(self) -> bool:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 RESENDS = 3
 """How often a round is sent again to a node whose instruction was lost on the way, or that needs the whole weights."""
+TELL_TTL_S = 86_400.0
+"""How long a node that comes back is told that it is in quarantine."""
 LATE_ROUNDS = 3
 """For so many rounds a reply that comes after its deadline is still recognised, and its bytes freed."""
 
@@ -53,6 +55,8 @@ class Refused:
     bad: bool = False
 
 
+REVOKED = Refused("revoked", "The coordinator revoked this node's key.")
+
 Answers = dict[bytes, Accepted | Refused]
 """What came, by public key. Nodes that did not answer in time are not in it."""
 
@@ -80,6 +84,7 @@ class Collector:
         self._state = state
         self.spool = Spool(state.folder.state / "spool")
         self._quarantine = Quarantine(state.folder.nodes_path)
+        self._registry = state.folder.nodes()
         self._first_asked: dict[int, tuple[float, float]] = {}
         self._late: dict[str, _Late] = {}
         self._late_of: object = None
@@ -138,6 +143,7 @@ class Collector:
 
         while waiting:
             state.control.check()
+            self._turn_out(request, waiting, answers, order)
             over = time.monotonic() >= ends
             online = {node.node_id for node in state.online()}
             for reply in state.connected.replies(self._due(waiting, online), receiver):
@@ -159,12 +165,26 @@ class Collector:
                 break
             if waiting:
                 state.wait(poll_interval(time.monotonic() - began))
+        self._turn_out(request, waiting, answers, order)
         self._end(request, waiting)
         for key in order:
             if key in answers:
                 self._tell(request, key, answers[key])
         self._note_copies(request, answers)
         return answers
+
+    def _turn_out(self, request: TrainRequest, waiting: dict[str, OnlineNode], answers: Answers, order: list[bytes]) -> None:
+        """Nodes whose keys were revoked meanwhile are waited for no longer, and what they sent does not count. `order`: who is still to
+        be told of."""
+        out = [to for to, node in waiting.items() if self._registry.status(node.public_key) == "revoked"]
+        self._state.connected.abandon(out)
+        for to in out:
+            answers[waiting.pop(to).public_key] = REVOKED
+        for key, answer in answers.items():
+            if isinstance(answer, Accepted) and self._registry.status(key) == "revoked":
+                answers[key] = REVOKED
+                if key not in order:
+                    self._tell(request, key, REVOKED)
 
     def verdicts(self) -> dict[bytes, str]:
         """What became of each node's last reply, by public key; for the next message to it."""
@@ -243,7 +263,12 @@ class Collector:
             return verdict
         node = fingerprint_of(public_key)
         self._state.emit(NodeQuarantined(run=request.run_uid, round=request.server_round, node=node, strikes=limit, why=verdict))
-        return f"quarantine: {limit} replies in a row were refused, and the coordinator has to admit this node again. The last: {verdict}"
+        verdict = f"quarantine: {limit} replies in a row were refused; the coordinator has to admit this node again. The last: {verdict}"
+        # No round will tell it.
+        config = {"run-uid": request.run_uid, **messages.own_config(last_verdict=verdict)}
+        asked = [each.node_id for each in self._state.online() if each.public_key == public_key]
+        self._state.connected.send(asked, messages.QUERY, arrays=(), config=config, ttl=TELL_TTL_S)
+        return verdict
 
     def _verdict(self, public_key: bytes, verdict: str) -> None:
         self._state.kept.setdefault("verdicts", {})[public_key.decode()] = verdict[: messages.VERDICT_LIMIT]

@@ -13,6 +13,7 @@ import logging
 import random
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -64,6 +65,8 @@ HEARTBEAT_DECLARED_S = 300.0
 """What a heartbeat declares: sleep and a reboot keep the messages of this node."""
 TIMEOUT = httpx.Timeout(20.0, connect=5.0)
 LEAVE_TIMEOUT_S = 1.0
+ARRIVES_S = 20.0
+"""How long the next object of a message is waited for that the coordinator is still sending."""
 OBJECTS_LIMIT = 100_000
 REFUSED = 2
 """flwr's error code CLIENT_APP_RAISED_EXCEPTION: an error reply of the node's own."""
@@ -71,8 +74,8 @@ REFUSED = 2
 _FAILURES = (httpx.HTTPError, OperatorError, OSError, ValueError, RuntimeError)
 
 _INVITATION_OVER = {
-    "invitation-ended": "It was valid for a time that is over.",
-    "invitation-used-up": "As many other nodes have joined with it as it was made for.",
+    "invitation-ended": "The invitation's time is over.",
+    "invitation-used-up": "As many other nodes have used the invitation as it is for.",
 }
 
 Progress = Callable[[int], None]
@@ -280,16 +283,7 @@ class Fleet:
             if object_id in incoming.contents:
                 continue
             request = PullObjectRequest(node=node, run_id=run_id, object_id=object_id)
-            found = self._pull_object(request)
-            if not found.object_found:
-                raise InstructionGone(
-                    "The round was withdrawn.", "The SuperLink no longer holds its weights.", "The next one comes by itself."
-                )
-            if not found.object_available:
-                raise probe.ServerTrouble(
-                    "The weights are not all there yet.", "The coordinator is still sending them.", "Tried again by itself."
-                )
-            content = bytes(found.object_content)
+            content = self._arrived(request)
             done += len(content)
             if done > limit:
                 raise MessageRefused("arrays", f"has more than {limit:,} bytes, the most that this policy needs.")
@@ -328,6 +322,24 @@ class Fleet:
             done += len(content)
             progress(done)
         return done
+
+    def _arrived(self, request: PullObjectRequest) -> bytes:
+        """An object, as soon as the coordinator has sent it: a message is offered before its arrays are all at the SuperLink."""
+        pause, gives_up = 0.02, time.monotonic() + ARRIVES_S
+        while True:
+            found = self._pull_object(request)
+            if not found.object_found:
+                raise InstructionGone(
+                    "The round was withdrawn.", "The SuperLink no longer holds its weights.", "The next one comes by itself."
+                )
+            if found.object_available:
+                return bytes(found.object_content)
+            if time.monotonic() >= gives_up:
+                raise probe.ServerTrouble(
+                    "The weights are not all there yet.", "The coordinator is still sending them.", "Tried again by itself."
+                )
+            interruptible(self._control, lambda seconds=pause: time.sleep(seconds))  # type: ignore[misc]
+            pause = min(0.5, 1.5 * pause)
 
     def _pull_object(self, request: PullObjectRequest) -> PullObjectResponse:
         return self._call(lambda: self._client.PullObject(request))
