@@ -12,11 +12,11 @@ import pytest
 
 from tests.federation.coordinator_parts import Events, TestNode, make_policy, make_server, steady
 from zk0desk.errors import EngineMissingError
-from zk0desk.events import Evaluated, RunStarted
+from zk0desk.events import Evaluated, RoundOpened, RunStarted
 from zk0desk.federation.credentials import NodeKey
 from zk0desk.federation.invitation import Invitation
 from zk0desk.federation.superlink import start_server
-from zk0desk.federation.tracking import tracked
+from zk0desk.federation.tracking import logged_values, tracked
 from zk0desk.settings import ServerSettings, ServerTracking, load, save
 
 pytestmark = pytest.mark.timeout(120)
@@ -134,6 +134,17 @@ def test_tracking_offline_writes_to_the_servers_folder(tmp_path):
         emit(Evaluated(run="0a1b2c3d", round=1, loss=0.5, frames=40, recordings={"held-out": 0.5}))
     assert [event.name for event in events] == ["run-started", "evaluated"]
     assert list((folder.state / "wandb").glob("offline-run-*/*.wandb"))
+
+
+def test_what_is_logged_has_rate_and_mu_each_recordings_loss_and_what_was_forgotten():
+    opened = RoundOpened(run="r", round=2, nodes=["a", "b"], lr=1e-4, mu=0.01, weights_sha256="0")
+    assert logged_values(opened, {}) == {"round": 2, "lr": 1e-4, "proximal-mu": 0.01, "nodes": 2}
+    measured = Evaluated(run="r", round=2, loss=0.5, frames=40, recordings={"cubes": 0.5}, standard_error=0.1, retention={"cups": 1.25})
+    assert logged_values(measured, {"cups": 1.0}) == {
+        "round": 2, "eval-loss": 0.5, "eval-loss-standard-error": 0.1, "eval-loss/cubes": 0.5, "retention-loss/cups": 1.25,
+        "forgetting/cups": 0.25,
+    }  # fmt: skip
+    assert logged_values(RunStarted(run="r", round=1, rounds=2, policy="p", settings={}), {}) == {}
 
 
 def test_tracking_without_wandb_says_what_to_install(tmp_path, monkeypatch):

@@ -176,7 +176,9 @@ def set_(
 ) -> None:
     """Change a setting in server.toml; comments stay. A running federation takes it over before its next round, where it can.
 
-    What a run computes with (policy, seed, encoding and the like) is refused while a run is under way: exit status 5.
+    What a run was begun with (policy, seed, encoding and the like) is refused while it is under way: exit status 5. Taken over before
+    the next round: rounds.min-nodes, fraction, wait-s, deadline-s, max-share, keep-checkpoints, keep-updates; policy.evaluate-every; the
+    bounds in [schedule]; aggregation.clip and quarantine-after.
 
     \b
     Example: zk0desk server set ~/arms rounds.min-nodes 3

@@ -27,11 +27,27 @@ if TYPE_CHECKING:
 LIVE = frozenset(
     {
         "rounds.min-nodes",
+        "rounds.fraction",
         "rounds.wait-s",
         "rounds.deadline-s",
         "rounds.max-share",
         "rounds.keep-checkpoints",
+        "rounds.keep-updates",
         "policy.evaluate-every",
+        "schedule.window",
+        "schedule.plateau",
+        "schedule.lr-lowest",
+        "schedule.lr-highest",
+        "schedule.lr-boost",
+        "schedule.longest-cycle",
+        "schedule.mu-decay",
+        "schedule.mu-lowest",
+        "schedule.spike",
+        "schedule.spike-division",
+        "schedule.mu-step",
+        "schedule.mu-falls",
+        "aggregation.clip",
+        "aggregation.quarantine-after",
     }
 )
 """Taken over before the next round."""
@@ -99,7 +115,7 @@ def change_setting(server: ServerFolder, key: str, text: str) -> Change:
         raise SettingFixed(
             f"{key} cannot be changed in a run that is under way.",
             f"Run {run.uid} is at round {run.done} of {run.rounds} and was begun with {change[1]!r:.80}.",
-            "Change it when the run is complete. What can be changed now: " + ", ".join(sorted(LIVE)) + ".",
+            "Change it when the run is complete; `zk0desk server set --help` says what can be changed now.",
         )
     settings_file.save(after, server.settings_path)
     return Change(key, change[1], change[2], taken_over(key))
