@@ -119,6 +119,19 @@ class Cache(_Section):
     keep_after_removal: bool = Field(False, description="Keep what was computed of a recording that is taken out of the list.")
 
 
+class Privacy(_Section):
+    """Differential privacy of what this node sends, whatever the coordinator does. It costs accuracy."""
+
+    noise_multiplier: float = Field(
+        0.0, ge=0, le=1000, description="Noise in every value of an update, as a multiple of clip; 0: none. About 1 gives a useful epsilon."
+    )
+    clip: float = Field(1.0, gt=0, le=1e6, description="An update is scaled down to this length before noise is added.")
+    epsilon: float = Field(
+        8.0, gt=0, le=1e6, description="Budget: this node trains no round that would spend more, over all federations together."
+    )
+    delta: float = Field(1e-5, gt=0, lt=1, description="The chance with which epsilon may not hold.")
+
+
 class Appearance(_Section):
     """How the window looks."""
 
@@ -133,6 +146,7 @@ class Settings(_Section):
     federation: Federation = Federation()
     training: Training = Training()
     cache: Cache = Cache()
+    privacy: Privacy = Privacy()
     appearance: Appearance = Appearance()
 
 
@@ -245,6 +259,23 @@ class ServerAggregation(_Section):
     )
 
 
+class ServerPrivacy(_Section):
+    """Differential privacy of what leaves the coordinator: the unit is a node's whole update. It costs accuracy."""
+
+    mechanism: Literal["none", "central"] = Field(
+        "none", description="central: the coordinator clips updates and adds noise to their sum; nodes send no metrics."
+    )
+    noise_multiplier: float = Field(
+        1.0, gt=0, le=1000, description="Noise in every value of the sum, as a multiple of clip. About 1 gives a useful epsilon."
+    )
+    clip: float = Field(1.0, gt=0, le=1e6, description="An update is scaled down to this length, whatever the others are like.")
+    expected_nodes: int = Field(
+        0, ge=0, le=10_000, description="What the sum is divided by, however many answer; 0: rounds.min-nodes. All count the same."
+    )
+    epsilon: float = Field(8.0, gt=0, le=1e6, description="Budget: the run ends before a round that would spend more.")
+    delta: float = Field(1e-5, gt=0, lt=1, description="The chance with which epsilon may not hold.")
+
+
 class ServerTracking(_Section):
     """Weights & Biases."""
 
@@ -265,6 +296,7 @@ class ServerSettings(_Section):
     rounds: ServerRounds = ServerRounds()
     schedule: ServerSchedule = ServerSchedule()
     aggregation: ServerAggregation = ServerAggregation()
+    privacy: ServerPrivacy = ServerPrivacy()
     tracking: ServerTracking = ServerTracking()
 
     @model_validator(mode="after")
@@ -272,6 +304,16 @@ class ServerSettings(_Section):
         for value in (self.federation, self.contact):
             if not value.isprintable():
                 raise ValueError("a name must be one line of printable characters")
+        return self
+
+    @model_validator(mode="after")
+    def _privacy_holds(self) -> ServerSettings:
+        if self.privacy.mechanism == "none":
+            return self
+        if self.aggregation.method != "mean":
+            raise ValueError('`aggregation.method` must be "mean" under `privacy.mechanism`: a robust method depends on single updates')
+        if self.rounds.keep_updates:
+            raise ValueError("`rounds.keep-updates` must be false under `privacy.mechanism`: it keeps updates without noise")
         return self
 
 

@@ -45,18 +45,16 @@ def test_releases_compose_as_one_of_less_noise(count: int) -> None:
     assert epsilon(parts, DELTA) == pytest.approx(epsilon([Release(2.0, count)], DELTA), rel=1e-9)
 
 
-def test_sampling_spends_less_and_no_noise_spends_all() -> None:
-    assert epsilon([Release(1.0, 20, 0.1)], DELTA) < epsilon([Release(1.0, 20)], DELTA)
+def test_no_noise_spends_all_and_no_release_nothing() -> None:
     assert epsilon([Release(1.0, 20), Release(0.0)], DELTA) == math.inf
     assert epsilon([], DELTA) == epsilon([Release(0.0, 0)], DELTA) == 0
 
 
 @pytest.mark.parametrize("spent", [[], [Release(4.0, 3)]])
 def test_the_rounds_within_a_budget_are_the_most(spent: list[Release]) -> None:
-    like = Release(1.5)
-    count = rounds_within(8.0, DELTA, like, spent)
+    count = rounds_within(8.0, DELTA, 1.5, spent)
     assert epsilon([*spent, Release(1.5, count)], DELTA) <= 8.0 < epsilon([*spent, Release(1.5, count + 1)], DELTA)
-    assert rounds_within(1e-9, DELTA, like, spent) == 0
+    assert rounds_within(1e-9, DELTA, 1.5, spent) == 0
 
 
 def test_noise_has_its_standard_deviation_and_is_never_the_same() -> None:

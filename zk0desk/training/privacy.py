@@ -20,11 +20,10 @@ DRAWN_AT_ONCE = 2**20
 
 @dataclass(frozen=True)
 class Release:
-    """`count` releases with the same `noise_multiplier`, each from nodes drawn independently with probability `sampling` (1: all)."""
+    """`count` releases with the same `noise_multiplier`. Nothing is claimed for drawing some of the nodes."""
 
     noise_multiplier: float
     count: int = 1
-    sampling: float = 1.0
 
 
 def epsilon(releases: list[Release], delta: float) -> float:
@@ -34,22 +33,21 @@ def epsilon(releases: list[Release], delta: float) -> float:
         return 0.0
     if any(each.noise_multiplier <= 0 for each in releases):
         return math.inf
-    from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
+    from dp_accounting import GaussianDpEvent
     from dp_accounting.rdp import RdpAccountant
 
     accountant = RdpAccountant()
     for each in releases:
-        event = GaussianDpEvent(each.noise_multiplier)
-        accountant.compose(event if each.sampling >= 1 else PoissonSampledDpEvent(each.sampling, event), each.count)
+        accountant.compose(GaussianDpEvent(each.noise_multiplier), each.count)
     return float(accountant.get_epsilon(delta))
 
 
-def rounds_within(budget: float, delta: float, release: Release, spent: list[Release], most: int = 100_000) -> int:
-    """How many more releases like `release` keep the sum with `spent` within `budget` at `delta`; at most `most`."""
+def rounds_within(budget: float, delta: float, noise_multiplier: float, spent: list[Release], most: int = 100_000) -> int:
+    """How many more releases with `noise_multiplier` keep the sum with `spent` within `budget` at `delta`; at most `most`."""
     low, high = 0, most
     while low < high:
         middle = (low + high + 1) // 2
-        within = epsilon([*spent, Release(release.noise_multiplier, middle, release.sampling)], delta) <= budget
+        within = epsilon([*spent, Release(noise_multiplier, middle)], delta) <= budget
         low, high = (middle, high) if within else (low, middle - 1)
     return low
 
