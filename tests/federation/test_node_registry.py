@@ -1,5 +1,6 @@
 """The nodes' keys and limited invitations on disk; what is missing, empty or damaged lets nobody in."""
 
+import json
 import os
 import sqlite3
 import threading
@@ -13,6 +14,7 @@ from zk0desk.federation.credentials import NodeKey
 from zk0desk.federation.invitation import Invitation
 from zk0desk.federation.node_registry import NodeRegistry, RegistryError
 from zk0desk.federation.server_folder import ServerFolderError
+from zk0desk.settings import save
 
 
 @pytest.fixture
@@ -134,3 +136,29 @@ def test_files_with_secrets_that_others_may_open_are_closed(tmp_path):
         os.chmod(path, 0o644)
     assert set(folder.make_private()) == set(secret)
     assert all(path.stat().st_mode & 0o777 == 0o600 for path in secret)
+
+
+def test_invite_makes_limited_invitations_and_lists_them_and_nodes_begins_a_new_list(tmp_path):
+    from typer.testing import CliRunner
+
+    from zk0desk.commands.server import app
+
+    folder = make_server(tmp_path)
+    settings = folder.settings()
+    save(settings.model_copy(update={"network": settings.network.model_copy(update={"port": 8000})}), folder.settings_path)
+
+    def said(*arguments: str) -> str:
+        done = CliRunner().invoke(app, [*arguments, str(folder.path)])
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    assert "No invitation is limited." in said("invite", "--list")
+    invitation = Invitation.parse(said("invite", "--valid-days", "7", "--uses", "3"))
+    assert invitation.valid_until == pytest.approx(time.time() + 7 * 86_400, abs=60)
+    assert folder.nodes().use_code(invitation.code, A) == ""
+    assert "open      used by 1 of 3, until" in said("invite", "--list")
+    assert json.loads(said("invite", "--uses", "1", "--json"))["valid-until"] == 0
+    assert [each["uses"] for each in json.loads(said("invite", "--list", "--json"))] == [3, 1]
+    assert Invitation.parse(said("invite")).code == folder.code()
+    folder.nodes_path.unlink()
+    assert "No node has called yet." in said("nodes", "--new")
