@@ -36,12 +36,14 @@ def make_policy(folder: Path) -> Path:
 
 
 def make_server(tmp_path: Path, *, admission: str = "approved", name: str = "localhost", **rounds: object) -> ServerFolder:
-    """A server's folder on loopback with a free port; `rounds` are settings of the rounds."""
+    """A server's folder on loopback with a free port; `rounds` are settings of the rounds. Test nodes are not clipped, nor quarantined."""
     policy = make_policy(tmp_path / "policy")
-    rules = ServerRounds.model_validate({"rounds": 2, "min_nodes": 2, "local_steps": 1, "deadline_s": 20.0, "seed": 5, **rounds})
+    rules = ServerRounds.model_validate(
+        {"rounds": 2, "min_nodes": 2, "local_steps": 1, "batch_size": 512, "deadline_s": 20.0, "seed": 5, "encoding": "fp16", **rounds}
+    )
     settings = ServerSettings.model_validate(
         {"federation": "Test arms", "admission": admission, "network": ServerNetwork(host="127.0.0.1", port=0, name=name),
-         "policy": ServerPolicy(folder=policy), "rounds": rules},
+         "policy": ServerPolicy(folder=policy), "rounds": rules, "aggregation": {"clip": 1e6, "quarantine-after": 0}},
     )  # fmt: skip
     return init_server(tmp_path / "server", settings)
 
@@ -91,6 +93,7 @@ class TestNode:
         self.requests: list[TrainRequest] = []
         self.told: list[dict[str, object]] = []
         self.final: np.ndarray | None = None
+        self._weights = np.empty(0, np.float32)
         self.id = 0
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -137,6 +140,21 @@ class TestNode:
                 fleet.leave()
             fleet.close()
 
+    def _take(self, told: TrainRequest | messages.FinalWeights, pieces: list[np.ndarray]) -> bool:
+        """Hold the weights that came, whole or as differences (the policy is so small that each is one piece); whether they are right."""
+        found = self._weights
+        if told.arrays_kind == messages.WHOLE:
+            found = np.concatenate(pieces)
+        else:
+            for known in range(len(pieces) + 1):  # so many of the differences may have come before
+                found = self._weights
+                for piece in pieces[known:]:
+                    found = found + updates.decode([piece], told.encoding, found.size) if found.size else found
+                if updates.weights_sha256(found) == told.weights_sha256:
+                    break
+        self._weights = found
+        return updates.weights_sha256(found) == told.weights_sha256
+
     def _handle(self, fleet: object, incoming: object) -> None:
         from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
@@ -146,18 +164,27 @@ class TestNode:
         config = dict(content["config"])
         if incoming.kind == messages.QUERY:
             self.told.append(config)
-            self.final = np.concatenate([content["arrays"][key].numpy() for key in sorted(content["arrays"])])
+            if "arrays" not in content:
+                return
+            told = messages.FinalWeights.from_config(config)
+        else:
+            told = TrainRequest.from_config(config)
+        if not self._take(told, [content["arrays"][key].numpy() for key in sorted(content["arrays"])]):
+            reason = messages.WholeNeeded("weights-sha256", "lost.").reason
+            fleet.send(reply_to(incoming.message, error=reason), seconds=0.0, progress=lambda _: None)
+            return
+        if incoming.kind == messages.QUERY:
+            self.final = self._weights
             fleet.send(reply_to(incoming.message, RecordDict({"config": ConfigRecord({})})), seconds=0.0, progress=lambda _: None)
             return
-        request = TrainRequest.from_config(config)
+        request = told
         self.requests.append(request)
-        pieces = [content["arrays"][key].numpy() for key in sorted(content["arrays"])]
-        weights = np.concatenate(pieces)
-        assert updates.weights_sha256(weights) == request.weights_sha256
-        if (answered := self._answer(request, weights)) is None:
+        if (answered := self._answer(request, self._weights)) is None:
             return
         delta, metrics = answered
-        arrays = [(f"{i:06d}", Array(piece)) for i, piece in enumerate((delta * updates.SCALE).astype(np.float16).reshape(1, -1))]
+        # As fp16 it may also be what no node would send.
+        form = (delta * updates.SCALE).astype(np.float16) if request.encoding == "fp16" else updates.encode_piece(delta, request.encoding)
+        arrays = [("000000", Array(form))]
         record = RecordDict(
             {"arrays": ArrayRecord(dict(arrays)), "config": ConfigRecord({**messages.reply_config(request), **self._change}),
              "metrics": MetricRecord(metrics)}

@@ -16,6 +16,7 @@ import pytest
 
 from tests.federation.coordinator_parts import Events, make_policy, make_server
 from tests.federation.node_parts import CHANGE, Round, StandInEngine, admitted, free_port, invitation, operator_settings
+from tests.federation.reply_parts import Arrays
 from zk0desk import folders
 from zk0desk import settings as settings_file
 from zk0desk.federation.credentials import default_key_file, load_or_make_key
@@ -116,12 +117,12 @@ def test_that_a_stock_flower_supernode_does_a_real_round(tmp_path: Path, demo_po
                         config = asked.request.to_config()
                         message = grid.send([node_id], "train", arrays=encode(asked.weights, "fp32"), config=config, ttl=300.0)[node_id]
                 else:
-                    answer = next(iter(grid.replies([message])), None)
+                    answer = next(iter(grid.replies([message], lambda _: Arrays())), None)
                 time.sleep(0.2)
             assert answer is not None and not answer.error, (tmp_path / "supernode.log").read_text()[-3000:] + str(answer and answer.error)
             check_reply(answer.config, asked.request)
             metrics = check_metrics(answer.metrics)
-            update = decode(answer.arrays, "fp16", asked.weights.size)
+            update = decode(answer.received, "fp16", asked.weights.size)
             assert metrics["steps-done"] == 2 and 0 < np.abs(update).max() < 0.1
         finally:
             grid.close()

@@ -19,6 +19,7 @@ import pytest
 
 from tests.federation.coordinator_parts import Events, make_server
 from tests.federation.node_parts import CHANGE, Desk, Round, StandInEngine, admitted, operator_settings, wait_until, without_torch
+from tests.federation.reply_parts import Arrays
 from zk0desk import folders
 from zk0desk import settings as settings_file
 from zk0desk.federation.asked_round import asked_round
@@ -81,7 +82,7 @@ def ask(grid: Any, node_id: int, asked: Round, *, kind: str = "train", config: d
 
 
 def reply(grid: Any, message: str, seconds: float = 30.0) -> Any:
-    return wait_until(lambda: next(iter(grid.replies([message])), None), seconds)
+    return wait_until(lambda: next(iter(grid.replies([message], lambda _: Arrays())), None), seconds)
 
 
 def test_that_a_round_is_trained_answered_and_in_the_ledger(server: RunningServer, grid: Any) -> None:
@@ -98,7 +99,7 @@ def test_that_a_round_is_trained_answered_and_in_the_ledger(server: RunningServe
     assert judged.asked_by == "last round" and judged.transfer_s > 0, "what the round asked for and how fast it travelled is kept"
     check_reply(answer.config, asked.request)
     check_metrics(answer.metrics)
-    assert np.allclose(decode(answer.arrays, "fp16", asked.weights.size), CHANGE, rtol=1e-3)
+    assert np.allclose(decode(answer.received, "fp16", asked.weights.size), CHANGE, rtol=1e-3)
     assert states[:7] == ["checking", "connecting", "waiting-for-round", "downloading", "training", "uploading", "waiting-for-round"]
     assert (told.round, told.eval_loss) == (0, 0.5)
     entry = ledger["train-reply"]

@@ -13,8 +13,7 @@ import pytest
 
 from tests.federation.coordinator_parts import Events, TestNode, make_server, steady
 from zk0desk.control import NodeControl, Stopped
-from zk0desk.federation import updates
-from zk0desk.federation.aggregation import NothingLearned
+from zk0desk.federation import aggregation, updates
 from zk0desk.federation.credentials import NodeKey
 from zk0desk.federation.run_record import records
 from zk0desk.federation.server_app import run_rounds
@@ -65,11 +64,13 @@ def test_two_rounds_give_exactly_the_weighted_sum_of_the_updates(server):
     expected = base.copy()
     ordered = sorted([(KEYS[0].public_key_bytes, 0.75, 0.25), (KEYS[1].public_key_bytes, 0.25, -0.5)])
     for _ in range(2):
+        delta = np.zeros_like(base)
         for _, share, change in ordered:
-            expected = expected + np.float32(share) * np.full_like(base, change)
+            delta = delta + np.float32(share) * np.full_like(base, change)
+        expected = expected + delta
     assert np.array_equal(trainable_weights(policy), expected)
     assert read_policy(policy).backbone_sha256 == read_policy(server.folder.policy(server.folder.settings())).backbone_sha256
-    told = [event.name for event in events if event.name != "server-state-changed"]
+    told = [event.name for event in events if event.name not in ("server-state-changed", "schedule-decided", "notice")]
     one_round = ["round-opened", "reply-accepted", "reply-accepted", "round-aggregated", "checkpoint-saved"]
     assert told == ["run-started", *one_round, *one_round, "run-finished"]
     assert events[-1].reason == "complete"
@@ -157,12 +158,21 @@ def test_a_node_that_stalls_in_its_upload_holds_neither_the_round_nor_the_end(se
     with_rules(server, deadline_s=20.0)
 
 
-def test_rounds_without_any_valid_update_end_the_run_with_a_sentence(server):
-    events = Events()
-    first, second = nodes(server, steady(0.25), steady(0.25), config={"encoding": "fp32"})
-    with first, second, pytest.raises(NothingLearned, match="no valid update"):
-        run_rounds(server.folder.path, events)
-    assert events[-1].reason == "failed"
+def test_a_round_without_a_valid_update_is_repeated_after_a_pause_and_the_run_goes_on(server, monkeypatch):
+    monkeypatch.setattr(aggregation, "PAUSE_S", 0.05)
+    events, calls = Events(), []
+
+    def broken_at_first(request, weights):
+        calls.append(request.server_round)
+        delta, metrics = steady(0.25)(request, weights)
+        return (delta if len(calls) > 4 else delta * np.nan), metrics
+
+    first, second = nodes(server, broken_at_first, broken_at_first)
+    with first, second:
+        run_rounds(server.folder.path, events, rounds=1)
+    repeated = [event for event in events.named("notice") if event.code == "round-repeated"]
+    assert len(repeated) == 2
+    assert events.named("round-aggregated")[0].missing == [] and events[-1].reason == "complete"
 
 
 def test_stop_now_ends_a_waiting_run_within_two_seconds(server):

@@ -1,13 +1,12 @@
 """Shares and sums: the mathematics of aggregation, checked against its definition."""
 
-import numpy as np
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zk0desk.federation import updates
-from zk0desk.federation.messages import MessageRefused
-from zk0desk.federation.strategy import add_weighted, check_update, mean_over, shares
+from zk0desk.federation.strategy import drawn, mean_over, shares
 
 counts = st.dictionaries(st.text("abcdefgh", min_size=1, max_size=3), st.integers(1, 10**9).map(float), min_size=1, max_size=12)
 caps = st.floats(1e-3, 1.0)
@@ -55,33 +54,26 @@ def test_no_nodes_have_no_shares():
     assert shares({}, 0.5) == {}
 
 
-@pytest.mark.parametrize("encoding", ["fp32", "fp16"])
-def test_the_sum_is_multiply_then_add_in_float32_over_all_pieces(encoding):
-    rng = np.random.default_rng(1)
-    weights = rng.standard_normal(updates.PIECE + 77, dtype=np.float32)
-    deltas = [(rng.standard_normal(weights.size, dtype=np.float32) * 1e-3) for _ in range(3)]
-    accepted = [
-        (share, check_update(updates.encode(d, encoding), encoding, d.size)) for share, d in zip((0.2, 0.3, 0.5), deltas, strict=True)
-    ]
-    expected = weights.copy()
-    for (share, _), delta in zip(accepted, deltas, strict=True):
-        expected = expected + np.float32(share) * updates.decode(updates.encode(delta, encoding), encoding, delta.size)
-    assert np.array_equal(add_weighted(weights, accepted), expected)
+keys = st.lists(st.binary(min_size=1, max_size=8), min_size=1, max_size=20, unique=True)
 
 
-def test_the_norm_of_an_update_is_that_of_all_its_pieces():
-    delta = np.random.default_rng(2).standard_normal(updates.PIECE + 5, dtype=np.float32)
-    assert check_update(updates.encode(delta, "fp32"), "fp32", delta.size).norm == pytest.approx(np.linalg.norm(delta.astype(np.float64)))
+@given(keys, st.floats(0.01, 1.0), st.integers(1, 25))
+def test_that_a_fraction_of_the_nodes_is_asked_and_at_least_as_many_as_a_round_needs(present, fraction, least):
+    asked = drawn(present, fraction, least, seed=1, run="r", number=3)
+    assert asked <= set(present)
+    assert len(asked) == min(len(present), max(least, math.ceil(round(fraction * len(present), 9))))
 
 
-@pytest.mark.parametrize(
-    "pieces",
-    [[], [np.zeros(9, np.float32)], [np.zeros(10, np.float64)], [np.zeros((10, 1), np.float32)], [np.full(10, np.inf, np.float32)],
-     [np.zeros(10, np.float32)] * 2],
-)  # fmt: skip
-def test_an_update_that_is_not_exactly_as_agreed_is_refused(pieces):
-    with pytest.raises(MessageRefused):
-        check_update(pieces, "fp32", 10)
+@given(keys, st.floats(0.01, 1.0), st.randoms())
+def test_that_the_draw_is_the_seeds_and_not_the_order_in_which_nodes_came(present, fraction, random):
+    shuffled = random.sample(present, len(present))
+    assert drawn(present, fraction, 1, seed=1, run="r", number=3) == drawn(shuffled, fraction, 1, seed=1, run="r", number=3)
+
+
+def test_that_every_node_has_its_turn():
+    present = [bytes([number]) for number in range(10)]
+    times = {key: sum(key in drawn(present, 0.3, 1, seed=5, run="r", number=number) for number in range(200)) for key in present}
+    assert min(times.values()) > 30 and max(times.values()) < 90
 
 
 def test_a_mean_counts_only_nodes_that_sent_the_metric():

@@ -276,14 +276,14 @@ class Collector:
     def _note_copies(self, request: TrainRequest, answers: Answers) -> None:
         """Tell of updates that are the same to the bit: two nodes with one recording, or one hand."""
         by_hash: dict[str, list[str]] = {}
-        for key, answer in answers.items():
+        for key, answer in sorted(answers.items()):
             if isinstance(answer, Accepted) and answer.update.norm > 0:
                 by_hash.setdefault(answer.update.sha256, []).append(fingerprint_of(key))
         before: dict[str, str] = self._state.kept.get("last-updates", {})
         for sha256, nodes in by_hash.items():
             again = [each for each in nodes if before.get(each) == sha256]
             if len(nodes) > 1 or again:
-                what = f"Round {request.server_round}: the same update, to the bit, came from {', '.join(sorted(nodes))}."
+                what = f"Round {request.server_round}: the same update, to the bit, came from {', '.join(nodes)}."
                 why = "It is the one of the round before." if again else "Nodes with recordings of their own do not agree so."
                 self._state.emit(Notice(severity="warning", code="update-repeated", what=what, why=why))
         self._state.kept["last-updates"] = {node: sha256 for sha256, nodes in by_hash.items() for node in nodes}

@@ -25,6 +25,7 @@ from zk0desk.errors import ExitStatus, OperatorError
 from zk0desk.events import Event, Sink
 from zk0desk.federation import child
 from zk0desk.federation.gateway import SECRET_HEADER
+from zk0desk.federation.quarantine import Quarantine
 from zk0desk.federation.server_folder import NodeRecord, ServerFolder, ServerNotRunningError, read_public_key
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ class OwnersOnly:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        if scope["type"] == "http":
+        if scope["type"] != "lifespan":
             given = next((value for name, value in scope["headers"] if name == SECRET_HEADER.encode()), b"")
             if not hmac.compare_digest(given, self._secret):
                 await send({"type": "http.response.start", "status": 404, "headers": []})
@@ -164,7 +165,7 @@ def serve_superlink() -> None:
         isolation=ISOLATION_MODE_PROCESS, runtime_dependency_install=False,
     )  # fmt: skip
     app = OwnersOnly(create_app(config, SuperLinkLifespan), wanted["secret"])
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=1))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", ws="none", timeout_graceful_shutdown=1))
     # Not in the main thread, so that uvicorn leaves the signals alone.
     serving = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="superlink", daemon=True)
 
@@ -281,8 +282,12 @@ def start_server(folder: Path | str, emit: Sink, *, run: bool = False, rounds: i
 
 
 def admit(folder: ServerFolder, who: str) -> NodeRecord:
-    """Admit a node's key (`who`: fingerprint, public line, PEM), at once when the server runs. `NodeUnknownError` when nobody is meant."""
+    """Admit a node's key (`who`: fingerprint, public line, PEM), at once when the server runs; one in quarantine is asked again.
+
+    `NodeUnknownError` when nobody is meant.
+    """
     record = folder.nodes().admit(who)
+    Quarantine(folder.nodes_path).clear(record.public_key)
     _tell(folder, lambda control: control.register(record.public_key))
     return record
 
