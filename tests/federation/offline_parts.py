@@ -10,7 +10,7 @@ from tests.federation.coordinator_parts import Events
 from tests.federation.kill_parts import KEYS, METRICS
 from tests.federation.reply_parts import spooled
 from zk0desk.control import NodeControl
-from zk0desk.events import ReplyAccepted, RoundOpened, RunStarted
+from zk0desk.events import Event, ReplyAccepted, RoundOpened, RunStarted
 from zk0desk.federation.aggregation import Aggregation
 from zk0desk.federation.broadcast import Broadcast
 from zk0desk.federation.collecting import Accepted
@@ -23,11 +23,15 @@ from zk0desk.federation.spool import Spool
 
 
 class OfflineRun:
-    """A run in this process, of the server in `folder`, as far as its checkpoints say; `close` is all that a kill leaves out."""
+    """A run in this process, of the server in `folder`, as far as its checkpoints say; `close` is all that a kill leaves out.
 
-    def __init__(self, folder: ServerFolder, rounds: int) -> None:
-        self.events = Events()
-        self.state = RunState(folder, self.events, NodeControl(), rounds, False)
+    `watch` sees each event in the midst of what the run does.
+    """
+
+    def __init__(self, folder: ServerFolder, rounds: int, watch: Callable[[Event], None] = lambda _: None) -> None:
+        self.events, self._watch = Events(), watch
+        self.control = NodeControl()
+        self.state = RunState(folder, self._sink, self.control, rounds, False)
         self.keeping = Keeping(self.state)
         self.state.take(self.keeping.restored())
         self.spool = Spool(folder.state / "spool")
@@ -37,6 +41,10 @@ class OfflineRun:
         self.state.journal.append(provenance(self.state))
         self.state.emit(RunStarted(run=record.uid, round=record.done + 1, rounds=rounds, policy=record.policy_id, settings={}))
         self.keeping.save()
+
+    def _sink(self, event: Event) -> None:
+        self._watch(event)
+        self.events(event)
 
     def update(self, key: bytes, number: int) -> np.ndarray:
         """A node's update: it follows from the node, the round and the weights."""

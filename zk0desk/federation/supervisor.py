@@ -97,6 +97,7 @@ class Server:
         # What a server that was killed left: it says nothing about this one.
         self.folder.running_path.unlink(missing_ok=True)
         child.end_left_behind(self._children)
+        self._port()  # one that is taken is told before anything is started
         for path in self.folder.make_private():
             what = f"Other users of this computer could open {path.name}; now they cannot."
             self._emit(Notice(severity="warning", code="secret-was-open", what=what, remedy="If one may have, make a new folder."))
@@ -156,23 +157,30 @@ class Server:
         try:
             self._gateway = Front(app, host=network.host, port=self._port(), certificate=certificate, key=key, closing=app.close)
         except OSError as error:
-            raise AddressTaken(
-                f"The gateway cannot listen on {network.host}:{network.port}.",
-                f"{error.strerror}.",
-                "Choose another network.port in server.toml.",
-            ) from error
+            raise self._taken(error) from error
         self._gateway.start()
 
     def _port(self) -> int:
-        """The settings' port. Where they leave it to the system, the one of the last time if it is free: nodes know that one."""
+        """The settings' port. Where they leave it to the system, the one of the last time if it is free: nodes know that one.
+
+        `AddressTaken` when the settings' port is not free.
+        """
         network = self.settings.network
-        if network.port:
-            return network.port
+        port = network.port
         with contextlib.suppress(OSError, ValueError):
-            last = int(self._last_port.read_text(encoding="ascii"))
-            socket.create_server((network.host, last), family=socket.AF_INET6 if ":" in network.host else socket.AF_INET).close()
-            return last
-        return 0
+            port = port or int(self._last_port.read_text(encoding="ascii"))
+        try:
+            socket.create_server((network.host, port), family=socket.AF_INET6 if ":" in network.host else socket.AF_INET).close()
+        except OSError as error:
+            if network.port:
+                raise self._taken(error) from error
+            return 0
+        return port
+
+    def _taken(self, error: OSError) -> AddressTaken:
+        network = self.settings.network
+        what = f"The gateway cannot listen on {network.host}:{network.port}."
+        return AddressTaken(what, f"{error.strerror}.", "Choose another network.port in server.toml.")
 
     def _announce(self) -> None:
         import os
