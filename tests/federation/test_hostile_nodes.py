@@ -185,7 +185,17 @@ def test_that_a_reply_comes_in_pieces_in_their_order_with_what_it_says(wire):
     assert [piece.tolist() for piece in answer.received] == [[0.0] * 5, [1.0] * 5, [2.0] * 5, [0.0] * 5]
 
 
-@pytest.mark.parametrize("form", ["pickled", "two parts", "not npy", "wrong length", "unknown record", "huge settings", "nothing"])
+@pytest.mark.parametrize("values", [np.arange(60, dtype=np.float32), np.zeros(300, np.int8)], ids=["different chunks", "equal chunks"])
+def test_that_an_array_which_flwr_cut_into_chunks_comes_whole(wire, values, monkeypatch):
+    from flwr.app import Array
+
+    monkeypatch.setattr("flwr.app.message.array.FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE", 100)
+    answer = exchanged(wire, records(**{"000000": Array(values)}))
+    assert answer.refused is None and not answer.error
+    assert answer.received[0].dtype == values.dtype and answer.received[0].tolist() == values.tolist()
+
+
+@pytest.mark.parametrize("form", ["pickled", "many parts", "not npy", "wrong length", "unknown record", "huge settings", "nothing"])
 def test_that_a_reply_of_another_form_is_refused_and_not_opened(wire, form, monkeypatch):
     from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
@@ -202,7 +212,7 @@ def test_that_a_reply_of_another_form_is_refused_and_not_opened(wire, form, monk
 
     record = {
         "pickled": lambda: raw(pickled.getvalue()),
-        "two parts": lambda: raw(plain.getvalue()),
+        "many parts": lambda: raw(plain.getvalue() * 20),
         "not npy": lambda: raw(b"x" * 100),
         "wrong length": lambda: raw(plain.getvalue()[:90]),
         "unknown record": lambda: RecordDict({"more": ArrayRecord({"000000": Array(np.ones(4, np.int8))})}),
@@ -211,7 +221,7 @@ def test_that_a_reply_of_another_form_is_refused_and_not_opened(wire, form, monk
     }[form]()  # fmt: skip
     answer = exchanged(wire, record)
     assert answer.received is None and answer.refused is not None and answer.refused.code == "message-refused"
-    if form in ("two parts", "pickled", "not npy", "huge settings"):
-        assert {"two parts": "parts", "pickled": "object", "not npy": "cannot be read", "huge settings": "bytes"}[
+    if form in ("many parts", "pickled", "not npy", "huge settings"):
+        assert {"many parts": "too many", "pickled": "object", "not npy": "cannot be read", "huge settings": "bytes"}[
             form
         ] in answer.refused.why

@@ -71,6 +71,8 @@ SMALL = 2**20
 """Most bytes of an object that is no part of an array: names, settings, metrics."""
 LARGE = 16 * 2**20 + 2**16
 """Most bytes of a piece of the arrays: 4,194,304 values as fp32, and their header."""
+CHUNKS = 16
+"""Most chunks of a piece. flwr cuts arrays into chunks of 5 MiB: a piece has one in int8, two in fp16, four in fp32."""
 
 GONE = frozenset({ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE, ErrorCode.NODE_UNAVAILABLE})
 """Error replies that the SuperLink makes itself: the instruction is gone, and the round has to be sent again."""
@@ -380,32 +382,50 @@ class Grid:
                 pieces = _names(body, children)
         receiver.begin(config, metrics, sorted(pieces))
         for name in sorted(pieces):
-            # A piece is smaller than what flwr cuts arrays into.
             with self._object(to, pieces[name], "Array", SMALL, ends) as (children, body):
-                chunk = _only(children, f"{ARRAYS}[{name:.20}]")
-            with self._object(to, chunk, "ArrayChunk", LARGE, ends) as (_, body):
-                receiver.piece(_array(name, body))
+                chunks = _chunks(children, body, f"{ARRAYS}[{name:.20}]")
+            with self._objects(to, chunks, LARGE, ends) as contents:
+                receiver.piece(_array(name, _joined(chunks, contents)))
         return Reply(to, config, metrics, received=receiver.end())
 
     @contextmanager
     def _object(self, to: str, object_id: str, kind: str, limit: int, ends: float) -> Iterator[tuple[list[str], memoryview]]:
         """Children and body of an object, as soon as it is there. `MessageRefused` when it is of another kind, or larger than `limit`."""
-        request = PullObjectRequest(node=self._grid.node, run_id=self.run_id, object_id=object_id)
+        with self._objects(to, [object_id], limit, ends) as contents:
+            yield _opened(contents[object_id], kind)
+
+    @contextmanager
+    def _objects(self, to: str, ids: list[str], limit: int, ends: float) -> Iterator[dict[str, bytes]]:
+        """Objects by id, as soon as all are there. `MessageRefused` when they have more than `limit` bytes together."""
         delay = 0.05
         while True:
             if self._closed.is_set() or to in self._abandoned:
                 raise _NotWhole("nobody waits for it any more")
             with self._pulling:
-                found = self._grid._runtime_client.PullObject(request)
-                if not found.object_found:
-                    raise _NotWhole("a part of it is gone")
-                if found.object_available:
-                    yield _opened(found.object_content, kind, limit)
+                if (contents := self._available(ids, limit)) is not None:
+                    yield contents
                     return
             if time.monotonic() >= ends:
                 raise _NotWhole(f"a part of it did not come in {ARRIVAL_LIMIT_S:.0f} s")
             self._closed.wait(delay)
             delay = min(1.0, delay * 1.5)
+
+    def _available(self, ids: list[str], limit: int) -> dict[str, bytes] | None:
+        """Objects by id; None when one is not there yet. The last is asked for first, since it usually is sent last."""
+        contents: dict[str, bytes] = {}
+        left = limit
+        for object_id in reversed(dict.fromkeys(ids)):
+            request = PullObjectRequest(node=self._grid.node, run_id=self.run_id, object_id=object_id)
+            found = self._grid._runtime_client.PullObject(request)
+            if not found.object_found:
+                raise _NotWhole("a part of it is gone")
+            if not found.object_available:
+                return None
+            left -= len(found.object_content)
+            if left < 0:
+                raise MessageRefused("reply", f"a part of it has more than the {limit:,} bytes that are taken.")
+            contents[object_id] = found.object_content
+        return contents
 
     def close(self, *, failed: bool = False) -> None:
         """Tell the SuperLink that the run is over and disconnect."""
@@ -436,15 +456,13 @@ def _read[Result](read: Callable[..., Result], *given: Any) -> Result:
         raise MessageRefused("reply", f"a part of it cannot be read: {error!s:.100}.") from error
 
 
-def _opened(content: bytes, kind: str, limit: int) -> tuple[list[str], memoryview]:
+def _opened(content: bytes, kind: str) -> tuple[list[str], memoryview]:
     """Children and body of a flwr object, without a copy."""
     ends = content.find(HEAD_BODY_DIVIDER, 0, SMALL)
     head = content[: max(0, ends)].decode("ascii", errors="replace").split(HEAD_VALUE_DIVIDER)
     if len(head) != 3 or head[0] != kind:
         raise MessageRefused("reply", f"holds {head[0]!r:.30} where its {kind} belongs.")
     body = memoryview(content)[ends + len(HEAD_BODY_DIVIDER) :]
-    if len(body) > limit:
-        raise MessageRefused("reply", f"its {kind} has {len(body):,} bytes, more than the {limit:,} that are taken.")
     return head[1].split(",") if head[1] else [], body
 
 
@@ -452,6 +470,24 @@ def _only(children: list[str], key: str) -> str:
     if len(children) != 1:
         raise MessageRefused(key, f"has {len(children)} parts where one belongs.")
     return children[0]
+
+
+def _chunks(children: list[str], body: memoryview, key: str) -> list[str]:
+    """Ids of the chunks that an array was cut into, in their order. Chunks that are alike are one object."""
+    numbers = _read(lambda: json.loads(bytes(body))["arraychunk_ids"])
+    if not isinstance(numbers, list) or not 0 < len(numbers) <= CHUNKS:
+        raise MessageRefused(key, "does not name its chunks, or too many.")
+    if not all(isinstance(each, int) and 0 <= each < len(children) for each in numbers):
+        raise MessageRefused(key, "names chunks that it does not have.")
+    return [children[each] for each in numbers]
+
+
+def _joined(chunks: list[str], contents: dict[str, bytes]) -> memoryview:
+    """The bytes of an array; one of a single chunk is not copied."""
+    bodies = [_opened(contents[each], "ArrayChunk")[1] for each in chunks]
+    if sum(map(len, bodies)) > LARGE:
+        raise MessageRefused("reply", f"its chunks make up more than the {LARGE:,} bytes that are taken.")
+    return bodies[0] if len(bodies) == 1 else memoryview(b"".join(bodies))
 
 
 def _names(body: memoryview, children: list[str], allowed: tuple[str, ...] | None = None) -> dict[str, str]:
