@@ -25,7 +25,7 @@ from zk0desk import settings as settings_file
 from zk0desk.federation.asked_round import asked_round
 from zk0desk.federation.consent import ConsentMissing
 from zk0desk.federation.credentials import load_or_make_key
-from zk0desk.federation.messages import FinalWeights, check_metrics, check_reply
+from zk0desk.federation.messages import FinalWeights, asks_for_whole, check_metrics, check_reply
 from zk0desk.federation.node_checks import NotReady
 from zk0desk.federation.probe import Revoked, VersionMismatch, WrongCertificate
 from zk0desk.federation.superlink import RunningServer, revoke, start_server
@@ -105,7 +105,7 @@ def test_that_a_round_is_trained_answered_and_in_the_ledger(server: RunningServe
     entry = ledger["train-reply"]
     assert (entry.direction, entry.outcome, entry.run, entry.round, entry.sha256) == ("sent", "ok", "run-1", 1, sent.sha256)
     assert entry.contents is not None and entry.contents["metrics"] == answer.metrics and entry.contents["tensors"][0][2] == "float16"
-    assert entry.bytes == sent.bytes == answer.bytes
+    assert entry.bytes == sent.bytes == sum(array.nbytes for array in answer.received)
     assert ledger["train"].outcome == "ok" and ledger["activate"].outcome == "ok" and entry.flwr_run == str(np.uint64(grid.run_id))
 
 
@@ -256,7 +256,7 @@ def test_that_evaluation_gives_the_loss_and_nothing_else_where_it_is_allowed(ser
         answer = reply(grid, ask(grid, node.until_event("connected").node_id, Round(policy_of(server)), kind="evaluate"))
         assert not answer.error
         assert answer.metrics == {"loss": 0.75, "num-examples": 40}
-        assert not answer.arrays
+        assert not answer.received
         assert [entry.kind for entry in node.journal.ledger()][:2] == ["evaluate-reply", "evaluate"]
 
 
@@ -275,7 +275,8 @@ def test_that_a_difference_is_added_to_the_weights_of_the_last_round(server: Run
         assert not reply(grid, ask(grid, node_id, second, arrays=pieces)).error
         # A node that does not hold the base asks for the whole.
         unknown = Round(policy, run_uid="other", server_round=2, arrays_kind="difference", encoding="fp16")
-        assert "the whole is needed" in reply(grid, ask(grid, node_id, unknown, arrays=pieces)).error
+        assert asks_for_whole(reply(grid, ask(grid, node_id, unknown, arrays=pieces)).error)
+        assert node.until_event("notice", code="whole-needed").severity == "note"
     assert np.array_equal(np.load(folders.runs_folder() / "steps" / "global-last.npy"), then)
 
 
@@ -450,7 +451,7 @@ def test_that_a_round_that_is_sent_again_is_answered_without_training_twice(serv
         first = reply(grid, ask(grid, node_id, asked))
         second = reply(grid, ask(grid, node_id, asked))
         assert len(node.events.named("round-started")) == 1
-    assert np.array_equal(first.arrays[0], second.arrays[0]) and first.metrics == second.metrics
+    assert np.array_equal(first.received[0], second.received[0]) and first.metrics == second.metrics
 
 
 def test_that_a_restarted_node_keeps_its_identity(server: RunningServer) -> None:

@@ -140,7 +140,7 @@ MACHINES = [
     Row("a container without the GPU", on(MUTE, container=True), "limits", "cpu", "fp32", 2, "driver-missing"),
     # disk, engine, what surrounds it
     Row("a full disk", on(RTX, disk_free=1 * GB), "no", "cuda:0", "bf16", 32, "disk-full"),
-    Row("a disk with just enough", on(RTX, disk_free=3.5 * GB), "ok", "cuda:0", "bf16", 32, "disk-tight"),
+    Row("a disk with just enough", on(RTX, disk_free=4.2 * GB), "ok", "cuda:0", "bf16", 32, "disk-tight"),
     Row("no engine", replace(PLAIN, versions={}, torch_build=""), "no", "cpu", "fp32", 2, "engine-missing"),
     Row("no torch", on(RTX, versions={**VERSIONS, "torch": ""}, torch_build=""), "no", "cuda:0", "bf16", 32, "engine-missing"),
     Row("a torch that does not load", replace(PLAIN, engine_error="OSError: libtorch.so"), "no", "cpu", "fp32", 2, "engine-broken"),

@@ -148,7 +148,8 @@ def _memory(computer: Computer, size: PolicySize, place: Place) -> Iterator[Find
 
 
 def _disk(computer: Computer, size: PolicySize) -> Iterator[Finding]:
-    room = 3 * 4 * size.trainable + 4 * size.parameters
+    # The last and the best weights, the update, and what encoding left out of it, before and after.
+    room = 5 * 4 * size.trainable + 4 * size.parameters
     place = f"They are kept in {computer.disk_place}." if computer.disk_place else ""
     free = gigabytes(computer.disk_free)
     if computer.disk_free < room:
