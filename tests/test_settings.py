@@ -1,5 +1,6 @@
 import os
 import stat
+from pathlib import Path
 
 import pytest
 import tomlkit
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from zk0desk import settings as module
 from zk0desk.errors import SettingsError
-from zk0desk.settings import ChosenRecording, ServerSettings, Settings, load, parse, save
+from zk0desk.settings import ChosenRecording, ServerPolicy, ServerSettings, Settings, load, parse, save
 
 MODELS = [Settings, ServerSettings]
 WORDS = [
@@ -156,3 +157,17 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
         save(Settings(training=module.Training(threads=3)), path)
     assert path.read_text() == before
     assert os.listdir(tmp_path) == ["settings.toml"]
+
+
+def test_every_setting_of_a_coordinator_has_its_comment_right_before_it(tmp_path):
+    held_out = (ChosenRecording(path=Path("/a")), ChosenRecording(path=Path("/b")))
+    save(ServerSettings(policy=ServerPolicy(held_out=held_out)), tmp_path / "server.toml")
+    lines = [line for line in (tmp_path / "server.toml").read_text().splitlines() if line]
+    for section in (ServerSettings, *(info.annotation for info in ServerSettings.model_fields.values())):
+        for name, info in getattr(section, "model_fields", {}).items():
+            if info.description:
+                key = info.alias or name
+                places = [n for n, line in enumerate(lines) if line == f"# {info.description}"]
+                assert len(places) == 1, key
+                assert lines[places[0] + 1].startswith((f"{key} = ", f"[[policy.{key}]]")), key
+    assert load(tmp_path / "server.toml", ServerSettings).policy.held_out == held_out
