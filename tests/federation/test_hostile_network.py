@@ -178,6 +178,7 @@ def provoke(federation: Federation) -> None:
     kept = folder.nodes_path.read_bytes()
     folder.nodes_path.write_bytes(b"damaged")
     federation.events.wait_for(lambda event: getattr(event, "code", "") == "nodes-unreadable")
+    federation.events.wait_for(lambda event: event.name == "server-state-changed" and event.what.startswith("The rounds' process ended"))
     folder.nodes_path.write_bytes(kept)
     superlink = next(each for each in federation.processes() if "_superlink" in each.cmdline())
     superlink.kill()

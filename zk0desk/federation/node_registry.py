@@ -42,10 +42,10 @@ class NodeUnknownError(OperatorError):
 
 
 class RegistryError(OperatorError):
-    """The file of the nodes' keys is missing, empty or damaged. Nobody is admitted meanwhile."""
+    """The file of the nodes' keys is missing, empty or damaged. Nobody is admitted, and no round is conducted, until it can be read."""
 
     code = "nodes-unreadable"
-    exit_status = ExitStatus.USAGE
+    exit_status = ExitStatus.FAILED
 
 
 def fingerprint_of(public_key: bytes) -> str:
