@@ -283,6 +283,18 @@ class ServerStateChanged(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PrivacySpent(Event):
+    """What releases under differential privacy have spent with this round's, `of` "node" or "federation"; `budget` is never exceeded."""
+
+    run: str
+    round: int
+    of: str
+    epsilon: float
+    delta: float
+    budget: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunStarted(Event):
     """A run of `rounds` rounds begins, or goes on at `round`."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -55,15 +56,14 @@ class Aggregation:
     def _take(self, request: TrainRequest, accepted: Mapping[str, Accepted], missing: list[str]) -> bool:
         state, record, number, rules = self._state, self._state.record, request.server_round, self._state.settings.aggregation
         metrics = {name: answer.metrics for name, answer in accepted.items()}
-        bound, history = self._bound(request, accepted)
-        combined = combining.combine(
-            self._spool,
-            [(name, answer.update) for name, answer in accepted.items()],
-            {name: each["num-examples"] for name, each in metrics.items()},
-            rules,
-            bound=bound,
-            max_share=state.rules.max_share,
-        )
+        came = [(name, answer.update) for name, answer in accepted.items()]
+        if state.private is not None:
+            bound, history = state.settings.privacy.clip, NormHistory()
+            combined = state.private.combine(self._spool, came, record.uid, number)
+        else:
+            bound, history = self._bound(request, accepted)
+            examples = strategy.examples(metrics)
+            combined = combining.combine(self._spool, came, examples, rules, bound=bound, max_share=state.rules.max_share)
         step = combined.delta
         server_optimiser.to_step(state.settings.schedule, step, number, state.kept_arrays, state.folder.state / "moments")
         if not strategy.is_finite(step):
@@ -94,7 +94,7 @@ class Aggregation:
     def _bound(self, request: TrainRequest, accepted: Mapping[str, Accepted]) -> tuple[float, NormHistory]:
         state, rules = self._state, self._state.settings.aggregation
         kept = state.kept.get("norm-bound")
-        steps = sorted(answer.metrics["steps-done"] for answer in accepted.values())
+        steps = sorted(answer.metrics["steps-done"] for answer in accepted.values() if answer.metrics) or [math.inf]
         return bound_for(
             NormHistory.from_json(kept) if kept else NormHistory(),
             [answer.update.norm for answer in accepted.values()],

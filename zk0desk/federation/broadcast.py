@@ -40,7 +40,8 @@ class Broadcast:
             last_signal=decision.told, mu_max=max(0.02, decision.mu), batch_size=rules.batch_size, policy_id=files.policy_id,
             backbone_sha256=files.backbone_sha256, layout_sha256=files.layout.sha256, weights_sha256=state.sha256,
             base_sha256=state.sha256, local_epochs=rules.local_epochs, local_steps=rules.local_steps, deadline_s=rules.deadline_s,
-            encoding=rules.encoding, last=self._last(),
+            encoding=rules.encoding, metrics=messages.SENT if state.private is None else messages.NONE,
+            last=self._last(),
         )  # fmt: skip
 
     def send(
@@ -77,14 +78,15 @@ class Broadcast:
 
     def _last(self) -> dict[str, float]:
         record, key = self._state.record, str(self._state.record.done)
-        last: dict[str, float] = {"last-round": record.done, "last-nodes": record.nodes} if record.done else {}
+        nodes = record.nodes if self._state.private is None else self._state.private.expected  # how many took part is private, too
+        last: dict[str, float] = {"last-round": record.done, "last-nodes": nodes} if record.done else {}
         if key in record.train_losses:
             last["last-train-loss"] = record.train_losses[key]
         if record.done and key in record.eval_losses:
             last["last-eval-loss"] = record.eval_losses[key]
         if "0" in record.eval_losses:
             last["base-eval-loss"] = record.eval_losses["0"]
-        return last
+        return last if self._state.private is None else {**last, **self._state.private.told()}
 
     def tell_the_end(self, verdicts: Mapping[bytes, str] | None = None) -> None:
         """Give the nodes the last weights and losses; one that left, or is slower than its line's allowance, is not waited for.

@@ -25,6 +25,7 @@ from zk0desk.errors import OperatorError  # noqa: E402
 from zk0desk.federation import local_round  # noqa: E402
 from zk0desk.federation.invitation import Invitation  # noqa: E402
 from zk0desk.federation.messages import MessageRefused  # noqa: E402
+from zk0desk.federation.node_privacy import NodePrivacy  # noqa: E402
 from zk0desk.federation.run_store import RunStore  # noqa: E402
 
 if TYPE_CHECKING:
@@ -85,7 +86,8 @@ def train(message: Message, context: Context) -> Message:
         # The supernode sends the reply; a tenth of the time is left to it.
         deadline = received + 0.9 * request.deadline_s if request.deadline_s else 0.0
         invitation = Invitation.parse(settings.federation.invitation)
-        answer = local_round.answer_train(message.content, files, trainer, invitation, deadline=deadline)
+        privacy = NodePrivacy(settings.privacy, lambda _event: None)
+        answer = local_round.answer_train(message.content, files, trainer, invitation, deadline=deadline, privacy=privacy)
     except OperatorError as error:
         return _refusal(message, error)
     return Message(local_round.to_records(answer), reply_to=message)
@@ -100,7 +102,8 @@ def query(message: Message, context: Context) -> Message:
         if carried := local_round.read_query(message.content, files):
             final, weights = carried
             RunStore(final.run_uid).keep_weights(final, weights, Invitation.parse(settings.federation.invitation), files)
-        told = local_round.capability(files, _engine(settings.model_dump_json()).trainer.frames)
+        private = NodePrivacy(settings.privacy, lambda _event: None).on
+        told = local_round.capability(files, 0 if private else _engine(settings.model_dump_json()).trainer.frames)
     except OperatorError as error:
         return _refusal(message, error)
     return Message(RecordDict({"config": ConfigRecord(told)}), reply_to=message)

@@ -255,7 +255,7 @@ class Collector:
         self._quarantine.clear(public_key)
         self._verdict(public_key, messages.ACCEPTED)
         declared = self._state.kept.setdefault("declared-frames", {})
-        declared[public_key.decode()] = max(declared.get(public_key.decode(), 0.0), answer.metrics["num-examples"])
+        declared[public_key.decode()] = max(declared.get(public_key.decode(), 0.0), answer.metrics.get("num-examples", 0.0))
 
     def _strike(self, request: TrainRequest, public_key: bytes, verdict: str) -> str:
         limit = self._state.settings.aggregation.quarantine_after

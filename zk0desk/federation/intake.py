@@ -35,7 +35,10 @@ class Intake:
         _check_round(config, self._request)
         messages.check_reply(config, self._request)
         self.metrics = messages.check_metrics(metrics)
-        check_plausible(self.metrics, self._request, declared=self._declared, elapsed=self._elapsed())
+        if self._request.metrics == messages.NONE and self.metrics:
+            raise MessageRefused("metrics", "none were asked for: this federation computes under differential privacy.")
+        if self.metrics:
+            check_plausible(self.metrics, self._request, declared=self._declared, elapsed=self._elapsed())
         wanted = [f"{number:06d}" for number in range(updates.pieces(self._values))]
         if pieces != wanted:
             raise MessageRefused("arrays", f"has {len(pieces)} pieces, and not the {len(wanted)} of this policy's {self._values:,} values.")

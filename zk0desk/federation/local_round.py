@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from zk0desk.events import FederationMetrics, ScheduleDecided
+from zk0desk.events import FederationMetrics, PrivacySpent, ScheduleDecided
 from zk0desk.federation import updates
 from zk0desk.federation.messages import (
     ARRAYS,
@@ -23,6 +23,7 @@ from zk0desk.federation.messages import (
     DIFFERENCE,
     METRICS,
     MIN_FRAMES,
+    NONE,
     Config,
     FinalWeights,
     MessageRefused,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
     from zk0desk.federation.error_feedback import ErrorFeedback
     from zk0desk.federation.invitation import Invitation
+    from zk0desk.federation.node_privacy import NodePrivacy
     from zk0desk.training.checkpoint import RoundCheckpoint
     from zk0desk.training.policy_files import PolicyFiles
     from zk0desk.training.rounds import RoundPlan, RoundResult
@@ -209,24 +211,38 @@ def _config(content: RecordDict) -> Mapping[str, Any]:
     return dict(record)
 
 
-def answer(request: TrainRequest, result: RoundResult, feedback: ErrorFeedback) -> Answer:
-    """The reply to `request`. Losses that average fewer than `MIN_FRAMES` frames stay here.
+def answer(request: TrainRequest, result: RoundResult, feedback: ErrorFeedback, privacy: NodePrivacy | None = None) -> Answer:
+    """The reply to `request`. Losses that average fewer than `MIN_FRAMES` frames stay here; under `privacy` all metrics do.
 
     The change is encoded last: what protects it (a clip, noise) comes before, and `feedback` then keeps protected minus decoded.
+    `BudgetSpent` when the operator's budget does not allow it.
     """
-    metrics = check_metrics(result.metrics)
-    if metrics.get("frames-seen", metrics["num-examples"]) < MIN_FRAMES:
+    if privacy is not None and privacy.on:
+        protected = privacy.protect(result.delta, request.run_uid, request.server_round)
+        return Answer(feedback.encode(protected, request), reply_config(request), {})
+    metrics = {} if request.metrics == NONE else check_metrics(result.metrics)
+    if metrics and metrics.get("frames-seen", metrics["num-examples"]) < MIN_FRAMES:
         metrics = {key: value for key, value in metrics.items() if not key.startswith("loss-")}
     return Answer(feedback.encode(result.delta, request), reply_config(request), metrics)
 
 
-def answer_train(content: RecordDict, files: PolicyFiles, trainer: Trains, invitation: Invitation, *, deadline: float = 0.0) -> Answer:
+def answer_train(
+    content: RecordDict,
+    files: PolicyFiles,
+    trainer: Trains,
+    invitation: Invitation,
+    *,
+    deadline: float = 0.0,
+    privacy: NodePrivacy | None = None,
+) -> Answer:
     """The whole round: check, train, encode. `deadline` is the Unix time by which training has to end, or 0."""
+    if privacy is not None:
+        privacy.check()
     request = read_request(content, files)
     weights = read_weights(content, request, files.layout.size, RunStore.existing(request.run_uid))
     store = RunStore(request.run_uid)
     store.keep_weights(request, weights, invitation, files)
-    return answer(request, trainer.train(request.plan(deadline), weights), store.feedback())
+    return answer(request, trainer.train(request.plan(deadline), weights), store.feedback(), privacy)
 
 
 def to_records(reply: Answer) -> RecordDict:
@@ -275,6 +291,15 @@ def federation_metrics(run: str, last: Mapping[str, float], *, base: bool) -> li
         nodes, train, held_out = (last.get(f"last-{name}") for name in ("nodes", "train-loss", "eval-loss"))
         told.append(FederationMetrics(run=run, round=int(last["last-round"]), nodes=int(nodes or 0), train_loss=train, eval_loss=held_out))
     return told
+
+
+def federation_privacy(request: TrainRequest) -> PrivacySpent | None:
+    """What the coordinator's differential privacy has spent before this round; None where it has none."""
+    epsilon, delta, budget = (request.last.get(f"privacy-{name}") for name in ("epsilon", "delta", "budget"))
+    if epsilon is None or delta is None or budget is None:
+        return None
+    run, number = request.run_uid, request.formed_by
+    return PrivacySpent(run=run, round=number, of="federation", epsilon=epsilon, delta=delta, budget=budget)
 
 
 def schedule_decided(request: TrainRequest) -> ScheduleDecided | None:

@@ -22,6 +22,8 @@ TRAIN, QUERY, EVALUATE = "train", "query", "evaluate"
 """Message types. `evaluate` is refused unless the operator allows it."""
 ENCODINGS = ("fp32", "fp16", "int8")
 """How an update or a difference travels. Whole weights always travel as fp32."""
+SENT, NONE = "sent", "none"
+"""Values of `metrics`: under differential privacy none are sent."""
 WHOLE, DIFFERENCE = "whole", "difference"
 """Values of `arrays-kind`."""
 
@@ -114,7 +116,12 @@ _FLOATS: dict[str, tuple[float, float]] = {
     "deadline-s": (0, 39_600),
 }
 _LAST_INTEGERS: dict[str, tuple[float, float]] = {"last-round": (0, 100_000), "last-nodes": (0, 100_000)}
-_LAST_FLOATS: dict[str, tuple[float, float]] = dict.fromkeys(("last-train-loss", "last-eval-loss", "base-eval-loss"), (0, 1e9))
+_LAST_FLOATS: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("last-train-loss", "last-eval-loss", "base-eval-loss"), (0, 1e9)),
+    "privacy-epsilon": (0, 1e6),
+    "privacy-delta": (0, 1),
+    "privacy-budget": (0, 1e6),
+}
 LAST_KEYS = frozenset(_LAST_INTEGERS) | frozenset(_LAST_FLOATS)
 """Keys of `TrainRequest.last`: what the coordinator tells about the round before, and the held-out loss of the base policy, to
 compare with. A loss that is unknown is left out."""
@@ -136,7 +143,7 @@ class TrainRequest:
     `weights_sha256` is that of the weights to train from, as float32; `base_sha256` that of the weights which a
     differences are added to (equal to `weights_sha256` for whole weights). `deadline_s` counts from receipt to the end
     of the upload, 0: none. `encoding` is that of the reply, and of differences. `local_steps` > 0 replaces epochs. `accepted_round` is the
-    last round in which this node's update was accepted, 0 when none was.
+    last round in which this node's update was accepted, 0 when none was. `metrics` is `NONE` where the update is to come without any.
     """
 
     run_uid: str
@@ -161,6 +168,7 @@ class TrainRequest:
     mu_alpha: float = 1.0
     mu_loss_std: float = 1.2
     mu_grad_norm: float = 1.0
+    metrics: str = SENT
     last_verdict: str = ""
     last_signal: str = ""
     last: dict[str, float] = field(default_factory=dict)
@@ -270,6 +278,8 @@ def _checked(key: str, value: Any) -> Value:
         return float(_number(key, value, *_FLOATS[key]))
     if key == "encoding":
         return _choice(key, value, ENCODINGS)
+    if key == "metrics":
+        return _choice(key, value, (SENT, NONE))
     if key == "arrays-kind":
         return _choice(key, value, (WHOLE, DIFFERENCE))
     if key.endswith("-sha256"):
@@ -304,8 +314,10 @@ MIN_FRAMES = 32
 def check_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
     """The metrics of a train reply as floats; `MessageRefused` unless each key is known, finite and in range.
 
-    `num-examples` and `steps-done` are required.
+    `num-examples` and `steps-done` are required, unless there are none at all: a node may tell nothing of its data.
     """
+    if not metrics:
+        return {}
     for key in metrics:
         if key not in TRAIN_METRICS:
             raise MessageRefused(f"{key!s:.60}", "is not a metric of a train reply.")

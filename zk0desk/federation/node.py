@@ -33,6 +33,7 @@ from zk0desk.federation.messages import (
 )
 from zk0desk.federation.node_checks import prepare
 from zk0desk.federation.node_engine import Engine, TrainingControl
+from zk0desk.federation.node_privacy import NodePrivacy
 from zk0desk.federation.node_state import SENTENCES, NodeState, check_transition
 from zk0desk.federation.probe import ClockOff, ConnectionTrouble, NotAdmitted, WrongCertificate
 from zk0desk.federation.run_store import RunStore
@@ -42,6 +43,7 @@ from zk0desk.journal import Journal, LedgerEntry
 from zk0desk.quiet import quiet_libraries
 from zk0desk.settings import Settings
 from zk0desk.training.loading import gentle_imports
+from zk0desk.training.privacy_account import BudgetSpent
 
 if TYPE_CHECKING:
     import numpy as np
@@ -94,6 +96,7 @@ class Node:
         self._base_told = ""
         self._verdict_told = ("", 0, "")
         self._signs = 0
+        self._privacy = NodePrivacy(settings.privacy, emit)
 
     @property
     def state(self) -> NodeState:
@@ -104,6 +107,7 @@ class Node:
         """Take part until stopped. Raises `OperatorError` when it cannot go on."""
         try:
             self._go(S.CHECKING)
+            self._privacy.check()
             ready = prepare(self._settings, self._control)
             self._invitation, self._files, self._key, self._frames = ready.invitation, ready.files, ready.key, ready.frames
             self._take_part()
@@ -303,6 +307,8 @@ class Node:
                 number = self._ledger("sent", f"{kind}-error", contents={"error": reason[:500]}, size=len(reason[:500]))
                 reply = reply_to(incoming.message, error=reason)
                 self._send(reply, number, 0.0, lambda _done: None)
+                if isinstance(error, BudgetSpent):
+                    raise
         except InstructionGone as gone:
             self._notice("note", gone)
         self._journal.forget(self._fact(PENDING))
@@ -369,6 +375,8 @@ class Node:
         self._tell_federation(request.run_uid, request.last)
         if decided := local_round.schedule_decided(request):
             self._emit(decided)
+        if spent := local_round.federation_privacy(request):
+            self._emit(spent)
         self._tell_verdict(request.run_uid, request.formed_by, request.last_verdict)
         store = RunStore(request.run_uid)
         store.keep_weights(request, weights, invitation, self._files)
@@ -379,6 +387,7 @@ class Node:
     def _round(self, message: Message, request: TrainRequest, weights: np.ndarray, received: float, store: RunStore) -> None:
         result = store.update(request, weights.size)
         if result is None:
+            self._privacy.check()
             self._go(S.TRAINING, why=f"Round {request.server_round} of {request.num_rounds}.")
             assert self._engine is not None
             trainer = self._engine.wait(self._control).trainer
@@ -389,7 +398,7 @@ class Node:
             self._control.check()
             store.keep_update(request, result)
             kept.clear()
-        self._deliver(message, request, local_round.answer(request, result, store.feedback()), received)
+        self._deliver(message, request, local_round.answer(request, result, store.feedback(), self._privacy), received)
 
     def _training_deadline(self, request: TrainRequest, received: float) -> float:
         """When training has to end so that the upload does too; the upload is taken to run at half the download's rate."""
@@ -467,7 +476,7 @@ class Node:
         self._go(S.WAITING_FOR_ROUND)
         self._tell_federation(run, last)
         self._tell_verdict(run, number, str(config.get(LAST_VERDICT, "")))
-        told = local_round.capability(self._files, self._frames)
+        told = local_round.capability(self._files, 0 if self._privacy.on else self._frames)
         entry = self._ledger("sent", "query-reply", contents={"config": told}, size=len(repr(told)), run=run, flwr_run=flwr_run)
         self._send(reply_to(incoming.message, RecordDict({"config": ConfigRecord(told)})), entry, 0.0, lambda _done: None)
 

@@ -15,6 +15,7 @@ from zk0desk.federation.chain import ChainedJournal
 from zk0desk.federation.deliveries import Deliveries
 from zk0desk.federation.disk import PatientDisk
 from zk0desk.federation.live_settings import LiveSettings
+from zk0desk.federation.private_sum import PrivateSum
 from zk0desk.federation.run_record import open_record
 from zk0desk.federation.server_folder import ServerFolder, fingerprint_of
 from zk0desk.federation.weights_chain import WeightsChain
@@ -56,6 +57,11 @@ class RunState:
         """Takes the weights from round to round: `weights = codec.advance(weights, step)`."""
         self.deliveries = Deliveries(self)
         """Which node holds which weights: `deliveries.used(number, fingerprints)` with every round that is aggregated."""
+        chosen = self.settings.privacy
+        self.private = (
+            PrivateSum(chosen, self.rules.min_nodes, folder.state / "privacy.json", self.emit) if chosen.mechanism == "central" else None
+        )
+        """Differential privacy, where the settings ask for it."""
         self.grid: Grid | None = None
         self.disk = PatientDisk(folder.path, emit, self.wait)
         """For what is written: it waits for a disk that is full."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from zk0desk.control import NodeControl, Stopped
 from zk0desk.errors import ExitStatus, OperatorError
-from zk0desk.events import RoundOpened, RunFinished, RunStarted, ServerStateChanged, Sink
+from zk0desk.events import Notice, RoundOpened, RunFinished, RunStarted, ServerStateChanged, Sink
 from zk0desk.federation import disk, process_lock
 from zk0desk.federation.aggregation import Aggregation
 from zk0desk.federation.broadcast import Broadcast
@@ -79,7 +79,7 @@ class _Conductor:
             self._keeping.save()
             self._keeping.start_evaluator()
             self._reconnect()
-            while record.settled < record.rounds and not (state.control.finishing and record.settled > began):
+            while record.settled < record.rounds and self._may_go_on(began):
                 self._persist(self._step)
             if record.done:
                 self._broadcast.tell_the_end(self._collector.verdicts())
@@ -96,6 +96,19 @@ class _Conductor:
             last = str(record.checkpoint(state.folder, record.done)) if record.done else str(state.base)
             state.emit(RunFinished(run=record.uid, rounds=record.done, reason=reason, policy=last))
         return Path(last)
+
+    def _may_go_on(self, began: int) -> bool:
+        state, record = self._state, self._state.record
+        if state.control.finishing and record.settled > began:
+            return False
+        # What is aggregated already has been counted.
+        if state.private is None or record.settled < record.done or state.private.left():
+            return True
+        what = f"The run ends after round {record.done}: its privacy budget allows no further one."
+        why = f"The budget is epsilon {state.settings.privacy.epsilon:g} at delta {state.settings.privacy.delta:g}, over all runs here."
+        remedy = "More noise (privacy.noise-multiplier) allows more rounds; a larger budget protects less."
+        state.emit(Notice(severity="warning", code="privacy-budget", what=what, why=why, remedy=remedy))
+        return False
 
     def _persist(self, act: Callable[[], None]) -> None:
         """Do `act`, which does what is not finished yet. A SuperLink that is lost and a disk that refuses are waited for."""

@@ -60,6 +60,13 @@ def is_finite(vector: np.ndarray) -> bool:
     return all(bool(np.isfinite(vector[at : at + updates.PIECE]).all()) for at in range(0, vector.size, updates.PIECE))
 
 
+def examples(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """`num-examples` of each node; one that sends no metrics counts as the lower median of the others, all as 1 when none does."""
+    sent = sorted(each["num-examples"] for each in metrics.values() if each)
+    usual = sent[(len(sent) - 1) // 2] if sent else 1.0
+    return {node: each["num-examples"] if each else usual for node, each in metrics.items()}
+
+
 def mean_over(p: Mapping[str, float], metrics: Mapping[str, Mapping[str, float]], key: str) -> float | None:
     """The mean of a metric over the nodes that sent it, weighted by their shares; None when none did."""
     sent = {node: metrics[node][key] for node in sorted(p) if key in metrics[node]}
