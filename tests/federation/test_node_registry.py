@@ -15,6 +15,7 @@ from zk0desk.federation.invitation import Invitation
 from zk0desk.federation.node_registry import NodeRegistry, RegistryError
 from zk0desk.federation.server_folder import ServerFolderError
 from zk0desk.settings import save
+from zk0desk.ui.pages.invitation_facts import facts
 
 
 @pytest.fixture
@@ -126,6 +127,9 @@ def test_a_limited_invitation_has_a_code_of_its_own_and_says_how_long(tmp_path):
     assert Invitation.parse(limited.to_line()).valid_until == pytest.approx(ends)
     limited.write(tmp_path / "a.zk0invite")
     assert "valid until" in (tmp_path / "a.zk0invite").read_text()
+    assert "valid until" in str(facts(limited, "")) and "valid until" not in str(facts(limited, "7c1e", admitted=True)) + str(
+        facts(plain, "")
+    )
 
 
 def test_files_with_secrets_that_others_may_open_are_closed(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from zk0desk.federation.transfer_speed import update_bytes, weights_bytes, whole_bytes
@@ -18,6 +19,8 @@ def facts(invitation: Invitation, fingerprint: str, *, admitted: bool = False) -
     admission = "admitted at once by the invitation's code" if invitation.admission == "open" else "to be admitted by the coordinator"
     if admitted:
         admission = "admitted"
+    elif invitation.valid_until:
+        admission += f"; the invitation is valid until {datetime.fromtimestamp(invitation.valid_until):%Y-%m-%d %H:%M}"
     contact = f", contact {invitation.contact}" if invitation.contact else ""
     print_ = invitation.certificate_sha256.upper()
     certificate = ":".join(print_[n : n + 2] for n in range(0, 12, 2))
