@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+from safetensors.numpy import load_file, save_file
 
-from tests.federation.coordinator_parts import Events, TestNode
+from tests.federation.coordinator_parts import Events, TestNode, make_server
 from zk0desk.events import Event
 from zk0desk.federation import chain, messages, updates
 from zk0desk.federation.audit import Audit, audit, counted
@@ -27,7 +28,18 @@ from zk0desk.federation.superlink import RunningServer, start_server
 
 KEYS = sorted((NodeKey.make() for _ in range(2)), key=lambda key: key.public_key_bytes)
 """The nodes of all of these tests, in the order in which their answers are told."""
+VALUES = 2_000_000
 METRICS = {"num-examples": 40.0, "steps-done": 1.0, "loss-mean": 1.0}
+
+
+def make_federation(tmp_path: Path, rounds: int) -> ServerFolder:
+    """A server's folder whose policy is large enough that aggregating and writing it take a moment."""
+    folder = make_server(tmp_path, rounds=rounds)
+    weights = folder.policy(folder.settings()) / "model.safetensors"
+    tensors = load_file(weights)
+    tensors["model.vlm_with_expert.lm_expert.layers.1.weight"] = np.random.default_rng(8).standard_normal(VALUES, dtype=np.float32)
+    save_file(tensors, weights)
+    return folder
 
 
 class SturdyNode(TestNode):

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.federation.coordinator_parts import make_server
-from tests.federation.kill_parts import KEYS, Federation, Kill, SturdyNode, federation
+from tests.federation.kill_parts import KEYS, Federation, Kill, SturdyNode, federation, make_federation
 from zk0desk.federation.server_folder import ServerFolder, init_server
 from zk0desk.settings import ServerSettings
 
@@ -60,7 +59,7 @@ def whole(made: Federation) -> None:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[int, str]:
     """The weights' hashes by round of a run that nobody disturbs."""
-    with federation(make_server(tmp_path_factory.mktemp("undisturbed"), rounds=ROUNDS), ROUNDS) as made:
+    with federation(make_federation(tmp_path_factory.mktemp("undisturbed"), ROUNDS), ROUNDS) as made:
         made.start()
         run_through(made, None)
         whole(made)
@@ -69,7 +68,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[int, str]:
 
 @pytest.mark.parametrize(("target", "phase"), list(cells(PHASES[:4])))
 def test_a_run_goes_on_after_kill_9(tmp_path: Path, undisturbed: dict[int, str], target: str, phase: str):
-    with federation(make_server(tmp_path, rounds=ROUNDS), ROUNDS) as made:
+    with federation(make_federation(tmp_path, ROUNDS), ROUNDS) as made:
         with Kill(made, target, phase, KILLED) as kill:
             made.start(kill.watch)
             asked = run_through(made, kill)

@@ -165,7 +165,7 @@ class _Again(RunState):
         self.folder, self.record = ServerFolder(scratch), RunRecord(record.uid, record.rounds, record.policy_id, record.seed)
         self.kept, self.kept_arrays = {}, {}
         self.disk = PatientDisk(scratch, self.emit, self.wait)
-        self.codec, self.deliveries = WeightsChain(self), Deliveries(self)
+        self.codec, self.deliveries, self.private = WeightsChain(self), Deliveries(self), None
 
     def emit(self, event: Event) -> None:
         """Nobody is told."""
@@ -199,18 +199,18 @@ def _recompute(server: ServerFolder, record: RunRecord, rounds: dict[int, RoundE
         for number in kept_rounds:
             if number > record.done or number not in rounds:
                 continue
-            if at != number - 1 and not _go_to(state, server, record, number - 1):
-                continue
-            at = None
             try:
                 kept = kept_updates.read(run, number)
-                updates = {fingerprint_of(key): answer.update for key, answer in kept.answers.items()}
-                wrong = {node for node, update in updates.items() if _sha256(update.path) != update.sha256}
             except (OSError, ValueError, KeyError, TypeError) as error:
                 found.add(
                     "updates-unreadable", f"updates of round {number}", f"The kept updates of round {number} cannot be read: {error}."
                 )
                 continue
+            if at != number - 1 and not _go_to(state, server, record, number - 1):
+                continue
+            at = None
+            updates = {fingerprint_of(key): answer.update for key, answer in kept.answers.items()}
+            wrong = {node for node, update in updates.items() if _sha256(update.path) != update.sha256}
             told = {each["node"]: each.get("sha256") for each in rounds[number].replies if each["event"] == "reply-accepted"}
             wrong |= {node for node in {*told, *updates} if node not in updates or told.get(node) != updates[node].sha256}
             for node in sorted(wrong):
@@ -243,5 +243,9 @@ def _go_to(state: _Again, server: ServerFolder, record: RunRecord, number: int) 
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Empty when the file cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
