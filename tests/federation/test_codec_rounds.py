@@ -180,6 +180,18 @@ def test_that_a_round_of_int8_is_a_quarter_of_the_bytes(server, opened):
     assert {sum(array.nbytes for array in sent) for sent in nodes[0].sent.values()} == {encoded_bytes(size, "int8")}
 
 
+def test_that_the_end_reaches_a_node_that_lost_its_files(server, opened):
+    folder = server()
+    nodes = nodes_of(folder, 2)
+    rounds = opened(folder, nodes)
+    rounds.conduct()
+    shutil.rmtree(nodes[0].home)
+    rounds.end()
+    assert [kind for kind, _, _ in nodes[0].came] == ["whole", "whole"] and nodes[0].errors[0].startswith("whole-needed")
+    assert [kind for kind, _, _ in nodes[1].came] == ["whole", "difference"]
+    assert all(np.array_equal(node.weights, rounds.state.weights) for node in nodes)
+
+
 def test_that_a_step_beyond_float32_leaves_the_weights_and_what_is_owed_as_they_were(server, opened):
     folder = server()
     rounds = opened(folder, nodes_of(folder, 1))
