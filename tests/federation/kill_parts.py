@@ -16,6 +16,7 @@ import psutil
 from safetensors.numpy import load_file, save_file
 
 from tests.federation.coordinator_parts import Events, TestNode, make_server
+from zk0desk.errors import OperatorError
 from zk0desk.events import Event
 from zk0desk.federation import chain, messages, updates
 from zk0desk.federation.audit import Audit, audit, counted
@@ -52,6 +53,15 @@ class SturdyNode(TestNode):
         super().__init__(folder.invitation(), key, lambda request, weights: None)
         self._pull, self._hold = pull, hold
         self._weights: np.ndarray | None = None
+        self.trouble: list[str] = []
+        """What it was told when the connection failed."""
+
+    def _live(self) -> None:
+        try:
+            super()._live()
+        except OperatorError as error:
+            self.trouble.append(str(error))
+            raise
 
     def _handle(self, fleet: object, incoming: object) -> None:
         from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
