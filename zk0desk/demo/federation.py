@@ -106,6 +106,8 @@ class DemoFederation:
         for number, key in enumerate(keys, 1):
             server.nodes().admit(key.public_line)
             _write_private(self._home(number) / "node.key", key.to_pem())
+        # The gateway bounds what it takes by the policy's size.
+        self._until(lambda: self._made("prepare", ["policy"]))
         self._guard.start("server", ["-m", "zk0desk", "server", "start", str(server.path), "--with-parent"], ALIKE)
         self._until(lambda: self._serving and self._made("prepare", shared))
         here = {**ALIKE, "ZK0DESK_HOME": str(self.folder / "server-home")}
