@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from zk0desk.events import NodeQuarantined, Notice, ReplyAccepted, ReplyRefused, ServerStateChanged
 from zk0desk.federation import messages, robust, strategy
+from zk0desk.federation.allocator import return_large_blocks
 from zk0desk.federation.intake import Intake
 from zk0desk.federation.messages import MessageRefused, TrainRequest
 from zk0desk.federation.quarantine import Quarantine
@@ -82,6 +83,7 @@ class Collector:
 
     def __init__(self, state: RunState) -> None:
         self._state = state
+        return_large_blocks()
         self.spool = Spool(state.folder.state / "spool")
         self._quarantine = Quarantine(state.folder.nodes_path)
         self._registry = state.folder.nodes()
