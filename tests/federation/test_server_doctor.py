@@ -55,6 +55,16 @@ def test_a_federation_that_can_begin_is_told_so_with_what_was_looked_at(server, 
     assert json.loads(capsys.readouterr().out)["answer"] == "ok"
 
 
+def test_what_privacy_costs_is_told_before_it_is_chosen(server):
+    change(server, privacy={"mechanism": "central", "noise_multiplier": 1.0, "epsilon": 8.0})
+    found = codes(server, quick=True)
+    parameters = read_policy(server.policy(server.settings())).trainable_parameters
+    assert f"{parameters**0.5 / 2:.3g} times as long as the mean of 2 updates" in found["privacy-noise"].what
+    assert "of the 30 rounds" in found["privacy-rounds"].what and "privacy.noise-multiplier" in found["privacy-rounds"].remedy
+    change(server, privacy={"noise_multiplier": 900.0, "expected_nodes": 10_000})
+    assert "privacy-rounds" not in codes(server, quick=True)
+
+
 def test_a_port_that_another_program_has_blocks_and_the_servers_own_does_not(server):
     with socket.create_server(("127.0.0.1", 0)) as other:
         change(server, network={"port": other.getsockname()[1]})

@@ -16,6 +16,7 @@ from zk0desk.events import (
     Evaluated,
     NodeQuarantined,
     Notice,
+    PrivacySpent,
     ReplyAccepted,
     ReplyRefused,
     RoundAggregated,
@@ -88,6 +89,13 @@ def test_the_status_has_the_round_the_schedule_each_node_losses_bytes_and_the_ti
     by_node = {node["fingerprint"]: (node["round"], node["why"]) for node in found["nodes"]}
     assert by_node == {a: ("training", ""), b: ("refused", "reply-invalid: `loss-mean` is not finite."), c: ("training", "")}
     assert found["notices"][0]["code"] == "round-empty" and not found["running"]
+
+
+def test_what_privacy_has_spent_is_in_the_status(served):
+    server, _ = served
+    journal(server)(PrivacySpent(run=RUN, round=1, of="federation", epsilon=1.25, delta=1e-5, budget=8.0))
+    assert StatusReader(server).read().to_json()["run"]["epsilon"] == {"spent": 1.25, "delta": 1e-5, "budget": 8.0}
+    assert "Privacy: epsilon 1.25 of 8 spent, at delta 1e-05" in text_of(server)
 
 
 def test_the_snapshot_fits_eighty_columns_and_says_why_a_node_was_refused(served):

@@ -75,6 +75,22 @@ def test_a_value_that_cannot_be_is_told_beside_its_field_and_not_kept(page: Sett
     assert [field.name for field in page.fields.values() if field.problem.isVisible()] == ["threads"]
 
 
+def test_how_long_the_noise_is_is_said_while_it_is_typed(page: SettingsPage, qtbot) -> None:
+    from tests.federation.node_parts import invitation
+
+    assert not page.noise.isVisible(), "there is none"
+    multiplier = line(page, "privacy", "noise_multiplier")
+    multiplier.selectAll()
+    qtbot.keyClicks(multiplier, "2")
+    assert "once there is an invitation" in page.noise.text()
+    settings = page.model.settings
+    line_ = invitation(trainable_parameters=10_000, parameters=20_000).to_line()
+    page.model.update_settings(settings.model_copy(update={"federation": settings.federation.model_copy(update={"invitation": line_})}))
+    multiplier.selectAll()
+    qtbot.keyClicks(multiplier, "3")
+    assert page.noise.text().startswith("The noise will be 300 times as long as an update may be at most.")
+
+
 def test_a_word_where_a_number_belongs_is_told(page: SettingsPage, qtbot) -> None:
     threads = line(page, "training", "threads")
     threads.selectAll()

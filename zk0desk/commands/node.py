@@ -121,6 +121,9 @@ def _in_words(event: Event) -> None:
             text = f"Round {event.round} has learning rate {event.lr:.3g} and mu {event.mu:.3g}. {event.why}"
         case events.UpdateSent():
             text = f"Update of round {event.round} sent: {event.bytes:,} bytes in {event.seconds:.1f} s."
+        case events.PrivacySpent():
+            whose = "This computer" if event.of == "node" else "The federation"
+            text = f"{whose} has spent epsilon {event.epsilon:.3g} of {event.budget:g}, at delta {event.delta:g}."
         case events.FederationMetrics():
             held_out = "" if event.eval_loss is None else f", held-out loss {event.eval_loss:.4f}"
             text = f"Round {event.round} of the federation: {event.nodes} nodes{held_out}."

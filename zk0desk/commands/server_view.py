@@ -132,6 +132,8 @@ def _run(run: dict[str, Any]) -> list[RenderableType]:
         if run["base-loss"] is not None:
             losses += f", base policy {run['base-loss']:.4f}"
         lines.append(Text(losses))
+    if spent := run["epsilon"]:
+        lines.append(Text(f"Privacy: epsilon {spent['spent']:.3g} of {spent['budget']:g} spent, at delta {spent['delta']:g}"))
     if run["forgetting"]:
         forgot = ", ".join(f"{name} {rise:+.4f}" for name, rise in run["forgetting"].items())
         lines.append(Text(f"Forgetting since round 0: {forgot}"))

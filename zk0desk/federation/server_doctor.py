@@ -26,6 +26,7 @@ from zk0desk.training.container_limits import usable_memory
 from zk0desk.training.hardware import gigabytes
 from zk0desk.training.policy_files import PolicyFiles
 from zk0desk.training.policy_size import LIBRARIES
+from zk0desk.training.privacy import noise_ratio, noise_words, rounds_within
 from zk0desk.training.recording_types import CheckResult, Finding, PolicyNeeds, RecordingError, Severity
 
 RESERVE = 2 * 10**9
@@ -85,8 +86,8 @@ def examine(server: ServerFolder, *, quick: bool = False, told: Callable[[str], 
         settings = server.settings()
     except OperatorError as error:
         return Diagnosis(looked, (_of(error),))
-    found = [*_conflicts(settings), *_libraries(settings), *_port(server, settings, looked), *_certificate(server, settings, looked)]
-    found += [*_clock(looked), *_secrets(server), *_nodes(server, settings, looked)]
+    found = [*_libraries(settings), *_port(server, settings, looked), *_certificate(server, settings, looked), *_clock(looked)]
+    found += [*_secrets(server), *_nodes(server, settings, looked)]
     files: PolicyFiles | None = None
     try:
         files = policy_files.read_policy(server.policy(settings))
@@ -95,6 +96,7 @@ def examine(server: ServerFolder, *, quick: bool = False, told: Callable[[str], 
         found.append(_of(error))
     if files is not None:
         found += [*_disk(server, settings, files, looked), *_memory(server, settings, files, looked)]
+    found += _conflicts(settings, files.trainable_parameters if files is not None else 0)
     needs = _needs(server, settings)
     for kind, every in (("held-out", settings.policy.held_out), ("retention", settings.policy.retention)):
         for recording in every:
@@ -107,8 +109,27 @@ def _of(error: OperatorError, severity: Severity = BLOCKS) -> Finding:
     return Finding(error.code, severity, error.what, error.why, error.remedy)
 
 
-def _conflicts(settings: ServerSettings) -> Iterator[Finding]:
-    """Settings that refuse each other, or do nothing together."""
+def _privacy(settings: ServerSettings, parameters: int) -> Iterator[Finding]:
+    """How much noise there will be, and for how many rounds the budget is."""
+    chosen, rounds = settings.privacy, settings.rounds
+    nodes = chosen.expected_nodes or rounds.min_nodes
+    if parameters:
+        severity = LIMITS if noise_ratio(chosen.noise_multiplier, parameters, nodes) > 1 else NOTE
+        remedy = "More nodes, a smaller noise multiplier or a smaller trainable set lower it." if severity is LIMITS else ""
+        yield Finding(
+            "privacy-noise", severity, noise_words(chosen.noise_multiplier, parameters, nodes), "It is what privacy costs.", remedy
+        )
+    allowed = rounds_within(chosen.epsilon, chosen.delta, chosen.noise_multiplier, [], rounds.rounds)
+    if allowed < rounds.rounds:
+        yield Finding(
+            "privacy-rounds", LIMITS, f"The privacy budget allows {allowed} of the {rounds.rounds} rounds.",
+            f"epsilon {chosen.epsilon:g} at delta {chosen.delta:g} with noise {chosen.noise_multiplier:g}.",
+            "Ask for fewer rounds (rounds.rounds), or more noise (privacy.noise-multiplier).",
+        )  # fmt: skip
+
+
+def _conflicts(settings: ServerSettings, parameters: int = 0) -> Iterator[Finding]:
+    """Settings that refuse each other, or do nothing together; `parameters` is the number of those that train, 0 when not known."""
     rounds, aggregation, policy = settings.rounds, settings.aggregation, settings.policy
     try:
         robust.check_method(aggregation.method, aggregation.hostile_nodes, rounds.min_nodes)
@@ -134,6 +155,8 @@ def _conflicts(settings: ServerSettings) -> Iterator[Finding]:
             "One of the two says nothing new.",
             "Take one away.",
         )
+    if settings.privacy.mechanism != "none":
+        yield from _privacy(settings, parameters)
     if rounds.lr == 0:
         yield Finding("rate-zero", LIMITS, "The learning rate is 0.", "No node would learn anything.", "Set rounds.lr.")
 
@@ -263,8 +286,8 @@ def _disk(server: ServerFolder, settings: ServerSettings, files: PolicyFiles, lo
     looked["disk"] = f"{gigabytes(free)} free, {gigabytes(total)} needed: " + ", ".join(
         f"{gigabytes(size)} {name}" for name, size in needed.items() if size
     )
-    kept = server.runs.exists() and sum(path.stat().st_size for path in server.runs.rglob("*") if path.is_file())
-    if free + (kept or 0) < total + RESERVE:
+    kept = sum(path.stat().st_size for path in server.runs.rglob("*") if path.is_file())
+    if free + kept < total + RESERVE:
         why = f"{gigabytes(free)} are free; a run may take {gigabytes(total)}, and {gigabytes(RESERVE)} should stay free."
         remedy = "Free some space, or lower rounds.keep-checkpoints or policy.evaluation-cache-gb."
         severity = BLOCKS if free < needed["for a checkpoint"] * 2 else LIMITS

@@ -52,6 +52,8 @@ class RunView:
     errors: dict[int, float] = field(default_factory=dict)
     retention: dict[int, dict[str, float]] = field(default_factory=dict)
     seconds: dict[int, float] = field(default_factory=dict)
+    epsilon: tuple[float, float, float] | None = None
+    """What differential privacy has spent, at which delta, and its budget."""
     bytes_up: int = 0
     bytes_down: int = 0
 
@@ -87,6 +89,9 @@ class RunView:
 
     def _schedule_decided(self, event: dict[str, Any]) -> None:
         self.signal, self.signal_why = event["signal"], event["why"]
+
+    def _privacy_spent(self, event: dict[str, Any]) -> None:
+        self.epsilon = event["epsilon"], event["delta"], event["budget"]
 
     def _round_aggregated(self, event: dict[str, Any]) -> None:
         for node in event["missing"]:
@@ -196,6 +201,7 @@ class ServerStatus:
             "last-loss": None if evaluated is None else losses[evaluated],
             "best-loss": losses.get(record.best), "base-loss": losses.get(0),
             "standard-error": run.errors.get(evaluated) if evaluated is not None else None,
+            "epsilon": run.epsilon and dict(zip(("spent", "delta", "budget"), run.epsilon, strict=True)),
             "forgetting": run.forgetting, "bytes-up": run.bytes_up, "bytes-down": run.bytes_down,
             "seconds-left": run.seconds_left(self.now),
         }  # fmt: skip

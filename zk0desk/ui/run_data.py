@@ -247,6 +247,8 @@ class RunData:
         self.parts = RoundParts()
         """Where the time of each round goes."""
         self.kept: events.RoundKept | None = None
+        self.privacy: dict[str, events.PrivacySpent] = {}
+        """What was spent last, of "node" and of "federation"."""
         """When the middle of a round was kept on disk last."""
         self.current: Round | None = None
         self.last_step: events.StepDone | None = None
@@ -286,6 +288,8 @@ class RunData:
                     self._round_lengths.append(event.time - round_.began)
             case events.RoundKept():
                 self.kept = event
+            case events.PrivacySpent():
+                self.privacy[event.of] = event
             case events.MuChanged():
                 self._append()
                 self.mu_marks.append(Mark(len(self), event.mu > event.before, f"{event.what} {event.why}"))

@@ -32,6 +32,7 @@ NAMES = {
     "federation": "Federation",
     "training": "Training",
     "cache": "Prepared frames",
+    "privacy": "Differential privacy",
     "appearance": "Look",
 }
 ELSEWHERE = {("recordings", "chosen"), ("federation", "consent")}
@@ -154,6 +155,7 @@ class SettingsPage(QWidget):
         super().__init__()
         self.model = model
         self.fields: dict[tuple[str, str], SettingField] = {}
+        self.noise = Text("", "bold")
         outer = QVBoxLayout(self)
         outer.setContentsMargins(22, theme.SPACE_4, 20, 0)
         outer.setSpacing(theme.SPACE_3)
@@ -209,6 +211,9 @@ class SettingsPage(QWidget):
                 card.body.addWidget(field)
             if section_info.description:
                 card.body.insertWidget(1, Caption(section_info.description))
+            if section == "privacy":
+                card.body.addWidget(self.noise)
+                self._say_noise(settings)
             self._column.addWidget(card)
         self._column.addWidget(Caption(f"All of it is in {self._path}. The private key is never there."))
         self._column.addStretch(1)
@@ -226,9 +231,26 @@ class SettingsPage(QWidget):
         for (section, name), field in self.fields.items():
             if field.problem.isHidden():
                 field.show_value(getattr(getattr(settings, section), name))
+        self._say_noise(settings)
+
+    def _say_noise(self, settings: Settings) -> None:
+        """What the noise will be beside an update of this federation, before anyone chooses it."""
+        from zk0desk.federation.invitation import Invitation
+        from zk0desk.training.privacy import noise_words
+
+        words, noise = "", settings.privacy.noise_multiplier
+        if noise > 0:
+            try:
+                words = noise_words(noise, Invitation.parse(settings.federation.invitation).trainable_parameters)
+            except OperatorError:
+                words = "How long the noise is beside an update is told once there is an invitation: it names the policy's size."
+        self.noise.setText(words)
+        self.noise.setVisible(bool(words))
 
     def _typed(self) -> None:
-        self.validate()
+        found = self.validate()
+        if found is not None:
+            self._say_noise(found)
         self._timer.start()
 
     def validate(self) -> Settings | None:

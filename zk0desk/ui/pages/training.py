@@ -244,6 +244,9 @@ class TrainingPage(QWidget):
                 parts.append(f"FedProx, rate {step.lr:.3g}, proximal mu {step.mu:.3g}")
             if data.kept is not None and data.kept.bytes_a_day:
                 parts.append(f"keeping the round writes {size(data.kept.bytes_a_day)} a day")
+            for spent in data.privacy.values():
+                whose = "this computer's" if spent.of == "node" else "the federation's"
+                parts.append(f"{whose} privacy: epsilon {spent.epsilon:.3g} of {spent.budget:g} spent")
             self.header.set_answer("  ·  ".join(parts))
         trained = data is not None and len(data.rounds) > 0
         self.evaluate.setEnabled(trained)
