@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,8 @@ from zk0desk.federation.schedule import Decision
 from zk0desk.federation.server_folder import fingerprint_of
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from zk0desk.federation.grid import OnlineNode
 
 TTL_MARGIN_S = 600.0
@@ -31,6 +33,8 @@ class Broadcast:
     def __init__(self, state: RunState) -> None:
         self._state = state
         self._verdicts: Mapping[bytes, str] = {}
+        self.bytes_sent = 0
+        """Bytes of weights that the nodes of the last `send` will fetch, all together."""
 
     def request(self, number: int, decision: Decision) -> TrainRequest:
         """What round `number` asks of every node, with the learning rate and mu of `decision`."""
@@ -59,16 +63,24 @@ class Broadcast:
     def _carry(self, kind: str, what: TrainRequest | FinalWeights, nodes: Sequence[OnlineNode], ttl: float, whole: bool) -> dict[int, str]:
         """Send `what` with the weights, each node's as it needs them; arrays are handed over once to all nodes that need the same."""
         state, codec = self._state, self._state.codec
-        groups, sent = defaultdict(list), {}
+        groups: defaultdict[int, list[OnlineNode]] = defaultdict(list)
+        sent: dict[int, str] = {}
+        self.bytes_sent = 0
         for node in nodes:
             held = None if whole else state.deliveries.holds(fingerprint_of(node.public_key))
             groups[codec.behind(held, what.encoding)].append(node)
         for count, group in sorted(groups.items(), key=lambda item: item[0] or math.inf):  # the whole, which takes longest, last
             arrays = codec.pieces(count, what.encoding) if count else updates.encode_pieces(state.weights, "fp32")
             told = replace(what, arrays_kind=DIFFERENCE, base_sha256=codec.base_sha256(count, what.encoding)) if count else what
+            arrays = self._counted(arrays, len(group))
             own = {node.node_id: self._own(kind, node.public_key) for node in group}
             sent |= state.connected.send(list(own), kind, arrays=arrays, config=told.to_config(), own=own, ttl=ttl)
         return sent
+
+    def _counted(self, arrays: Iterable[np.ndarray], nodes: int) -> Iterator[np.ndarray]:
+        for piece in arrays:
+            self.bytes_sent += piece.nbytes * nodes
+            yield piece
 
     def _own(self, kind: str, key: bytes) -> messages.Config:
         """What is said to one node alone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -25,7 +26,11 @@ def new_vector(path: Path, dtype: np.dtype[Any], size: int, *, sync: bool = True
         with os.fdopen(handle, "wb") as file:
             header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (size,)}
             np.lib.format.write_array_header_1_0(file, header)
-            yield lambda part: file.write(np.ascontiguousarray(part, dtype).data) and None  # type: ignore[arg-type, func-returns-value]
+
+            def write(part: np.ndarray) -> None:
+                file.write(np.ascontiguousarray(part, dtype).data)
+
+            yield write
             file.flush()
             if sync:
                 os.fsync(file.fileno())
@@ -42,3 +47,13 @@ def read_vector(path: Path, dtype: np.dtype[Any], size: int) -> np.ndarray | Non
     except (OSError, ValueError, EOFError):
         return None
     return found if isinstance(found, np.ndarray) and found.dtype == dtype and found.shape == (size,) else None
+
+
+def let_go(vector: np.ndarray | None) -> None:
+    """Take what was read or written of a mapped file out of this process's memory. It stays in the file, and comes back when it is asked
+    for. Nothing happens to other arrays, nor to mapped ones whose changes are this process's own.
+    """
+    if isinstance(vector, np.memmap) and vector.mode in ("r", "r+") and hasattr(mmap, "MADV_DONTNEED"):
+        mapped = getattr(vector, "_mmap", None)
+        if mapped is not None:
+            mapped.madvise(mmap.MADV_DONTNEED)
