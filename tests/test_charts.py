@@ -40,6 +40,11 @@ def test_values_that_are_not_finite_leave_a_gap_and_a_logarithm_leaves_out_what_
         assert columns and not {x for x in columns if abs(x - middle) < 100}
 
 
+def test_a_flat_line_is_in_the_middle_of_its_own_size(tmp_path):
+    rows = {y for _, y in reddish(draw(tmp_path / "a.png", "", [Panel("mu", [Line("mu", [0, 1], [0.01, 0.01])])]), COLOURS[0])}
+    assert max(rows) - min(rows) < 6 and abs(sum(rows) / len(rows) - (40 + 36 + 300 - 52 + 40) / 2) < 20
+
+
 def test_every_kind_of_panel_can_be_drawn_even_with_one_point_or_none(tmp_path):
     panels = [
         Panel("one", [Line("a", [1], [2.0], [0.1]), Line("b", [1], [2.0], dashed=True, dots=True)], marks=[Mark(1, "here")]),

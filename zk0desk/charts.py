@@ -209,7 +209,7 @@ def _range(values: Sequence[float], margin: float = 0.0) -> tuple[float, float]:
     if not values:
         return 0.0, 1.0
     low, high = min(values), max(values)
-    room = (high - low) * margin or (0.0 if high > low else max(abs(low), 1.0) * 0.05)
+    room = (high - low) * margin if high > low else (abs(low) or 1.0) / 2
     return low - room, high + room
 
 

@@ -320,7 +320,7 @@ class ScheduleDecided(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class RoundOpened(Event):
-    """The global weights went out to `nodes` (fingerprints of their keys)."""
+    """The global weights went out to `nodes` (fingerprints of their keys); all of them together will fetch `bytes`."""
 
     run: str
     round: int
@@ -328,6 +328,7 @@ class RoundOpened(Event):
     lr: float
     mu: float
     weights_sha256: str
+    bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,7 +50,7 @@ def test_every_live_key_is_a_setting():
     assert set(by_key(ServerSettings())) >= LIVE and all(taken_over(key) == "next-round" for key in LIVE)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_a_running_federation_takes_changes_before_its_next_round_keeps_its_seed_and_outlives_a_broken_file(tmp_path):
     folder, key, events = make_server(tmp_path, min_nodes=5, rounds=3, seed=5), NodeKey.make(), Events()
 
@@ -74,6 +74,7 @@ def test_a_running_federation_takes_changes_before_its_next_round_keeps_its_seed
         (2, {"rounds.deadline-s": [20.0, 11.0]}),
     ]
     assert [(request.seed, request.deadline_s) for request in node.requests] == [(5, 20.0), (5, 11.0), (5, 11.0)]
+    assert [event.bytes for event in events.named("round-opened")] == [4 * 330, 2 * 330, 2 * 330], "then the differences alone"
     waits = [event for event in events.named("notice") if event.code == "setting-waits"]
     assert len(waits) == 1 and "rounds.seed" in waits[0].what and "goes on with 5" in waits[0].what
     assert [event.code for event in events.named("notice")].count("settings-invalid") == 1

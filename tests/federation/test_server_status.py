@@ -98,6 +98,15 @@ def test_what_privacy_has_spent_is_in_the_status(served):
     assert "Privacy: epsilon 1.25 of 8 spent, at delta 1e-05" in text_of(server)
 
 
+def test_who_is_online_is_told_only_where_the_superlink_was_asked(served):
+    server, (a, _, _) = served
+    assert "3 nodes admitted, 0 waiting to be admitted; who is online is not known" in text_of(server)
+    key = next(node.public_key for node in server.nodes().nodes() if node.fingerprint == a)
+    console = Console(width=80, file=io.StringIO(), color_system=None)
+    console.print(snapshot(StatusReader(server).read(frozenset({key})).to_json(), 80))
+    assert "1 nodes online, 2 admitted and away" in console.file.getvalue()
+
+
 def test_the_snapshot_fits_eighty_columns_and_says_why_a_node_was_refused(served):
     server, (_, b, _) = served
     text = text_of(server)

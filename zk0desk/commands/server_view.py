@@ -109,7 +109,10 @@ def _head(facts: dict[str, Any]) -> Text:
     if facts["what"]:
         head.append(f"{facts['state'].replace('-', ' ')}: {facts['what']}\n")
     count = {name: sum(node["status"] == name for node in facts["nodes"]) for name in ("online", "admitted", "waiting")}
-    head.append(f"{count['online']} nodes online, {count['admitted']} admitted and away, {count['waiting']} waiting to be admitted")
+    if facts["online-known"]:
+        head.append(f"{count['online']} nodes online, {count['admitted']} admitted and away, {count['waiting']} waiting to be admitted")
+    else:
+        head.append(f"{count['admitted']} nodes admitted, {count['waiting']} waiting to be admitted; who is online is not known")
     return head
 
 

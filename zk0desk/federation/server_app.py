@@ -163,7 +163,7 @@ class _Conductor:
         state.emit(
             RoundOpened(
                 run=request.run_uid, round=number, nodes=names(node.public_key for node in asked), lr=request.lr, mu=request.proximal_mu,
-                weights_sha256=state.sha256,
+                weights_sha256=state.sha256, bytes=self._broadcast.bytes_sent,
             )
         )  # fmt: skip
         self._keeping.baseline()

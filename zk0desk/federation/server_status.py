@@ -41,6 +41,7 @@ class RunView:
     opened: float = 0.0
     done: int = 0
     reason: str = ""
+    finished: float = 0.0
     lr: float | None = None
     mu: float | None = None
     signal: str = ""
@@ -111,7 +112,7 @@ class RunView:
             self.seconds[self.round] = event["time"] - self.opened
 
     def _run_finished(self, event: dict[str, Any]) -> None:
-        self.reason = event["reason"]
+        self.reason, self.finished = event["reason"], event["time"]
 
     def of(self, node: str) -> Answer:
         """What became of the node with this fingerprint in the round under way, or in the last one."""
@@ -174,14 +175,17 @@ class ServerStatus:
     def to_json(self) -> dict[str, Any]:
         """What `zk0desk server status --json` prints."""
         running, network = self.running, self.settings.network
+        # What the rounds said last does not hold any more when they are over.
+        state = {} if self.state.get("time", 0.0) < self.run.finished else self.state
         return {
             "federation": self.settings.federation,
             "address": f"{network.name}:{running.port if running else network.port}",
             "running": running is not None,
             "pid": running.pid if running else None,
             "since": running.started if running else None,
-            "state": self.state.get("state", ""),
-            "what": self.state.get("what", ""),
+            "state": state.get("state", ""),
+            "what": state.get("what", ""),
+            "online-known": self.online is not None,
             "nodes": self.nodes(),
             "run": self._run_json(),
             "notices": self.notices,
