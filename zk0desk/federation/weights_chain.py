@@ -17,7 +17,7 @@ import numpy as np
 from zk0desk.errors import OperatorError
 from zk0desk.federation import updates
 from zk0desk.federation.strategy import is_finite
-from zk0desk.federation.vector_file import new_vector, read_vector
+from zk0desk.federation.vector_file import let_go, new_vector, read_vector
 
 if TYPE_CHECKING:
     from zk0desk.federation.run_state import RunState
@@ -70,6 +70,8 @@ class WeightsChain:
                     owe(piece.left)
                     part = slice(piece.start, piece.start + piece.decoded.size)
                     _finite(np.add(weights[part], piece.decoded, out=result[part]))
+                    let_go(step)
+                    let_go(owed)
             return result
 
         try:
