@@ -13,10 +13,10 @@ import pytest
 
 from tests.federation.coordinator_parts import Events, TestNode, make_server, steady
 from zk0desk.control import NodeControl, Stopped
-from zk0desk.federation import aggregation, updates
+from zk0desk.federation import aggregation, server_app, updates
 from zk0desk.federation.credentials import NodeKey
 from zk0desk.federation.run_record import records
-from zk0desk.federation.server_app import run_rounds
+from zk0desk.federation.server_app import AlreadyConducted, run_rounds
 from zk0desk.federation.superlink import RunningServer, start_server
 from zk0desk.training.policy_files import read_policy, trainable_weights
 
@@ -211,17 +211,34 @@ def test_a_superlink_that_dies_in_a_round_comes_back_and_the_run_completes(serve
     assert updates.weights_sha256(trainable_weights(policy)) == events.named("round-aggregated")[-1].weights_sha256
 
 
-def test_a_checkpoint_that_was_changed_is_not_trained_on(server):
+def test_a_checkpoint_that_was_changed_is_not_trained_on_and_its_round_is_trained_again(server):
     first, second = nodes(server, steady(0.25), steady(0.25))
     with first, second:
         policy = run_rounds(server.folder.path, Events(), rounds=1)
-    data = bytearray((Path(policy) / "model.safetensors").read_bytes())
-    data[-1] ^= 1
-    (Path(policy) / "model.safetensors").write_bytes(bytes(data))
-    from zk0desk.federation.server_folder import ServerFolderError
+        data = bytearray((Path(policy) / "model.safetensors").read_bytes())
+        data[-1] ^= 1
+        (Path(policy) / "model.safetensors").write_bytes(bytes(data))
+        events = Events()
+        policy = run_rounds(server.folder.path, events, rounds=2)
+    assert [event.code for event in events.named("notice") if event.severity == "warning"][0] == "checkpoint-damaged"
+    assert [event.round for event in events.named("round-opened")] == [1, 2]
+    base = trainable_weights(server.folder.policy(server.folder.settings()))
+    assert np.array_equal(trainable_weights(policy), base + np.float32(0.25) + np.float32(0.25))
+    assert list((Path(policy).parent).glob("round-0001.damaged"))
 
-    record = records(server.folder)[0]
-    record.weights_sha256 = "0" * 64
-    record.save(server.folder)
-    with pytest.raises(ServerFolderError, match="not what this run wrote"):
-        run_rounds(server.folder.path, Events(), rounds=2)
+
+def test_rounds_that_are_conducted_already_are_not_conducted_twice(server):
+    events, control = Events(), NodeControl()
+
+    def run():
+        with pytest.raises(Stopped):
+            run_rounds(server.folder.path, events, control=control)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    events.wait_for(lambda event: getattr(event, "state", "") == "waiting-for-nodes")
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(AlreadyConducted, match="conducted already"):
+        patched.setattr(server_app, "TAKE_OVER_S", 0.1)
+        run_rounds(server.folder.path, Events())
+    control.stop_now()
+    thread.join(5)
