@@ -11,12 +11,13 @@ from tests.federation.coordinator_parts import make_server
 from tests.federation.hub_parts import TOKEN
 from tests.federation.hub_stand_in import Repository
 from zk0desk.cli import main
-from zk0desk.events import Evaluated, RoundAggregated, RoundOpened
+from zk0desk.events import Evaluated, PrivacySpent, RoundAggregated, RoundOpened
 from zk0desk.federation import chain, hub_publish
 from zk0desk.federation.chain import ChainedJournal
 from zk0desk.federation.hub_places import ORIGIN_FILE
 from zk0desk.federation.hub_token import keep_token
 from zk0desk.federation.run_record import RunRecord
+from zk0desk.settings import save
 from zk0desk.training import policy_files
 
 RUN, REPO = "0a1b2c3d4e5f6071", "my-lab/arms"
@@ -91,6 +92,18 @@ def test_what_is_published_can_be_fetched_as_a_policy_and_names_its_base_on_the_
     assert json.loads(there["policy_preprocessor.json"])["steps"][0]["config"]["tokenizer_name"] == "lab/backbone"
     folder = get("policy", REPO)
     assert policy_files.read_policy(folder).policy_id == policy_files.read_policy(base).policy_id
+
+
+def test_under_differential_privacy_the_card_tells_what_is_spent_and_not_how_many_took_part(served, the_hub):
+    settings = served.settings()
+    privacy = settings.privacy.model_copy(update={"mechanism": "central", "expected_nodes": 40})
+    save(settings.model_copy(update={"privacy": privacy}), served.settings_path)
+    journal = ChainedJournal(served.runs / RUN / chain.NAME)
+    journal.append(PrivacySpent(run=RUN, round=1, of="federation", epsilon=1.5, delta=1e-5, budget=8.0).to_json())
+    journal.close()
+    assert publish(served, "--yes") == 0
+    card = the_hub.repositories[REPO].files["README.md"].decode()
+    assert "40 nodes were expected in each" in card and "epsilon 1.5 at delta 1e-05" in card and "3 nodes" not in card
 
 
 def test_large_files_go_up_in_parts_and_a_store_that_stumbles_is_asked_again(tmp_path, served, the_hub, monkeypatch):

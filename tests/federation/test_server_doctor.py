@@ -17,6 +17,7 @@ from zk0desk.federation.server_folder import ServerFolderError
 from zk0desk.settings import ChosenRecording, ServerSettings, save
 from zk0desk.training import demo_data
 from zk0desk.training.policy_files import read_policy
+from zk0desk.training.privacy_account import PrivacyAccount
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +62,10 @@ def test_what_privacy_costs_is_told_before_it_is_chosen(server):
     parameters = read_policy(server.policy(server.settings())).trainable_parameters
     assert f"{parameters**0.5 / 2:.3g} times as long as the mean of 2 updates" in found["privacy-noise"].what
     assert "of the 30 rounds" in found["privacy-rounds"].what and "privacy.noise-multiplier" in found["privacy-rounds"].remedy
+    account = PrivacyAccount(server.state / "privacy.json")
+    for _ in range(account.left(1.0, 8.0, 1e-5)):
+        account.count(1.0, 8.0, 1e-5)
+    assert codes(server, quick=True)["privacy-spent"].severity == "blocks"
     change(server, privacy={"noise_multiplier": 900.0, "expected_nodes": 10_000})
     assert "privacy-rounds" not in codes(server, quick=True)
 

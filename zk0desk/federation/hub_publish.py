@@ -163,11 +163,15 @@ def _facts(server: ServerFolder, record: RunRecord, number: int, curves: Curves,
     files = policy_files.read_policy(server.policy(settings), remembered=True)
     rules = settings.rounds.model_dump(mode="json", by_alias=True)
     forgetting = {name: losses[number] - losses[0] for name, losses in curves.retention.items() if {0, number} <= losses.keys()}
+    private = settings.privacy
+    # Under differential privacy the number of nodes that took part is not for others.
+    nodes = record.nodes if private.mechanism == "none" else private.expected_nodes or settings.rounds.min_nodes
+    spent = f"epsilon {curves.epsilon[number]:.3g} at delta {private.delta:g}" if number in curves.epsilon else ""
     return Facts(
-        federation=settings.federation, run=record.uid, round=number, rounds=record.rounds, nodes=record.nodes, parameters=files.parameters,
+        federation=settings.federation, run=record.uid, round=number, rounds=record.rounds, nodes=nodes, parameters=files.parameters,
         trainable_parameters=files.trainable_parameters, base_loss=record.eval_losses.get("0"), loss=record.eval_losses.get(str(number)),
         standard_error=curves.error.get(number), forgetting=forgetting,
-        settings={name: str(rules[name]) for name in _TOLD_SETTINGS}, license=license_, picture=picture,
+        settings={name: str(rules[name]) for name in _TOLD_SETTINGS}, license=license_, picture=picture, privacy=spent,
     )  # fmt: skip
 
 

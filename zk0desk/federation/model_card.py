@@ -38,6 +38,8 @@ class Facts:
     settings: dict[str, str]
     license: str
     picture: bool
+    privacy: str = ""
+    """What differential privacy at the coordinator has spent, in words; empty without."""
 
 
 def model_card(facts: Facts, lineage: Lineage) -> str:
@@ -51,11 +53,12 @@ def model_card(facts: Facts, lineage: Lineage) -> str:
 
 def _body(facts: Facts, lineage: Lineage) -> list[str]:
     nodes = "one node" if facts.nodes == 1 else f"{facts.nodes} nodes"
+    took_part = f"{nodes} took part in the last one" if not facts.privacy else f"{nodes} were expected in each"
     lines = [
         f"# {_plain(facts.federation)}: round {facts.round}",
         "",
         f"A SmolVLA policy of {facts.parameters:,} parameters. {facts.trainable_parameters:,} of them (the action expert and five "
-        f"projections) were trained by federated learning over {facts.round} rounds; {nodes} took part in the last one. No recording left "
+        f"projections) were trained by federated learning over {facts.round} rounds; {took_part}. No recording left "
         "the computer that it is on.",
         "",
         "## How well it does",
@@ -76,6 +79,8 @@ def _body(facts: Facts, lineage: Lineage) -> list[str]:
         lines += ["![Losses, learning rate and mu by round](curves.png)", ""]
     lines += ["## How it was trained", "", "| setting | value |", "|---|---|"]
     lines += [f"| {name} | {_plain(value)} |" for name, value in facts.settings.items()]
+    if facts.privacy:
+        lines += ["", f"Updates were clipped and summed with noise at the coordinator: differential privacy of {facts.privacy} for a node."]
     lines += ["", f"Run `{facts.run}`, zk0desk {__version__}. Updates were weighted by the frames that a node trained on.", ""]
     lines += ["## Lineage", "", "| what | |", "|---|---|"]
     base = f"[{lineage.base_repo}](https://huggingface.co/{lineage.base_repo})" if lineage.base_repo else _plain(lineage.base_name)

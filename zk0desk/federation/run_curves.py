@@ -39,6 +39,8 @@ class Curves:
         self.mu: dict[int, float] = {}
         self.step: dict[int, float] = {}
         self.signals: dict[int, str] = {}
+        self.epsilon: dict[int, float] = {}
+        """What the coordinator's differential privacy has spent after a round."""
         for event in events:
             self._take(event)
 
@@ -60,6 +62,8 @@ class Curves:
                 self.step[number] = event["update-norm"]
                 if event["train-loss"] is not None:
                     self.train[number] = event["train-loss"]
+            case "privacy-spent" if event["of"] == "federation":
+                self.epsilon[number] = event["epsilon"]
             case "schedule-decided" if event["signal"] in schedule.MARKED:
                 self.signals[number] = event["signal"]
 
@@ -91,6 +95,8 @@ class Curves:
             found.append(Panel("Proximal coefficient", [_line("mu", self.mu)], marks=marks))
         if self.step:
             found.append(Panel("Length of the step that a round made", [_line("L2 norm", self.step)]))
+        if self.epsilon:
+            found.append(Panel("Privacy spent", [_line("epsilon", self.epsilon)]))
         if found:
             last = found[-1]
             found[-1] = Panel(last.title, last.lines, "round", last.log, last.marks)

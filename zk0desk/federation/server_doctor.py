@@ -95,7 +95,11 @@ def examine(server: ServerFolder, *, quick: bool = False, told: Callable[[str], 
     except OperatorError as error:
         found.append(_of(error))
     if files is not None:
-        found += [*_disk(server, settings, files, looked), *_memory(server, settings, files, looked)]
+        found += [
+            *(_spent(server, settings) if settings.privacy.mechanism != "none" else ()),
+            *_disk(server, settings, files, looked),
+            *_memory(server, settings, files, looked),
+        ]
     found += _conflicts(settings, files.trainable_parameters if files is not None else 0)
     needs = _needs(server, settings)
     for kind, every in (("held-out", settings.policy.held_out), ("retention", settings.policy.retention)):
@@ -277,6 +281,22 @@ def _nodes(server: ServerFolder, settings: ServerSettings, looked: dict[str, str
         why = f"{count['admitted']} are admitted, {count['waiting']} wait."
         remedy = f"Invite operators with `zk0desk server invite {server.path}`, and admit their nodes."
         yield Finding("nodes-few", severity, f"A round waits for {needed} nodes.", why, remedy)
+
+
+def _spent(server: ServerFolder, settings: ServerSettings) -> Iterator[Finding]:
+    """Whether earlier runs have left anything of the privacy budget."""
+    from zk0desk.training.privacy_account import PrivacyAccount
+
+    chosen = settings.privacy
+    try:
+        left = PrivacyAccount(server.state / "privacy.json").left(chosen.noise_multiplier, chosen.epsilon, chosen.delta)
+    except OperatorError as error:
+        yield _of(error)
+        return
+    if not left:
+        why = f"It is epsilon {chosen.epsilon:g} at delta {chosen.delta:g}, over all runs of this folder."
+        remedy = "More noise (privacy.noise-multiplier) allows more rounds; a larger budget (privacy.epsilon) protects less."
+        yield Finding("privacy-spent", BLOCKS, "The privacy budget allows no further round.", why, remedy)
 
 
 def _disk(server: ServerFolder, settings: ServerSettings, files: PolicyFiles, looked: dict[str, str]) -> Iterator[Finding]:
