@@ -149,10 +149,10 @@ def _compare(record: RunRecord, rounds: dict[int, RoundEntries], whole: dict[int
             found.add(
                 "weights-differ", f"round-{number:04d}", f"The checkpoint of round {number} holds other weights than the journal says."
             )
-    for number, loss in record.eval_losses.items():
-        evaluated = rounds[int(number)].evaluated if int(number) in rounds else None
+    for name, loss in record.eval_losses.items():
+        evaluated = rounds[int(name)].evaluated if int(name) in rounds else None
         if evaluated is None or evaluated.get("loss") != loss:
-            found.add("loss-differs", f"round {number}", f"run.json has another held-out loss of round {number} than the journal.")
+            found.add("loss-differs", f"round {name}", f"run.json has another held-out loss of round {name} than the journal.")
 
 
 # --- the aggregation again ------------------------------------------------------------------------------------------

@@ -147,13 +147,14 @@ def verify(folder: Path) -> None:
 
 def _save(path: Path, array: np.ndarray) -> None:
     """Write an array; one that is a file already, and is only read, becomes another name of that file: large ones cost nothing then."""
-    source = Path(array.filename) if isinstance(array, np.memmap) and array.mode == "r" and array.filename else None
-    if source is not None and source.suffix == ".npy" and source.stat().st_size == array.offset + array.nbytes:
-        try:
-            os.link(source, path)
-            return
-        except OSError:
-            pass  # this disk has no links
+    if isinstance(array, np.memmap) and array.mode == "r" and array.filename:
+        source = Path(array.filename)
+        if source.suffix == ".npy" and source.stat().st_size == array.offset + array.nbytes:
+            try:
+                os.link(source, path)
+                return
+            except OSError:
+                pass  # this disk has no links
     np.save(path, array, allow_pickle=False)
 
 
