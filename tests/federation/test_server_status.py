@@ -14,7 +14,6 @@ from zk0desk.commands.server_view import snapshot, watch
 from zk0desk.events import (
     CheckpointSaved,
     Evaluated,
-    NodeQuarantined,
     Notice,
     PrivacySpent,
     ReplyAccepted,
@@ -29,6 +28,7 @@ from zk0desk.federation import chain, event_log
 from zk0desk.federation.chain import ChainedJournal
 from zk0desk.federation.credentials import NodeKey
 from zk0desk.federation.event_log import NAME, EventReader, logged
+from zk0desk.federation.quarantine import Quarantine
 from zk0desk.federation.run_curves import Curves
 from zk0desk.federation.run_record import RunRecord
 from zk0desk.federation.server_status import StatusReader
@@ -126,15 +126,16 @@ def test_a_round_that_was_begun_again_counts_once(served):
     assert nodes == dict.fromkeys((a, b, c), "training")
 
 
-def test_the_schedules_last_signal_and_a_quarantine_are_shown_until_the_node_is_asked_again(served):
+def test_the_schedules_last_signal_is_shown_and_a_quarantine_until_the_node_is_admitted_again(served):
     server, (a, b, c) = served
     emit = journal(server)
     emit(ScheduleDecided(run=RUN, round=2, lr=5e-5, mu=0.008, signal="plateau", why="The loss fell by less than 0.01."))
-    emit(NodeQuarantined(run=RUN, round=2, node=b, strikes=3, why="Its last 3 replies were refused."))
+    key = next(node.public_key for node in server.nodes().nodes() if node.fingerprint == b)
+    Quarantine(server.nodes_path).strike(key, "update-invalid: it is not finite.", 1)
     text = text_of(server, 120)
     assert "plateau: The loss fell by less than 0.01." in text
-    assert "quarantined" in next(line for line in text.splitlines() if line.startswith(b))
-    emit(RoundOpened(run=RUN, round=3, nodes=[a, b, c], lr=5e-5, mu=0.008, weights_sha256="0"))
+    assert "quarantined" in next(line for line in text.splitlines() if line.startswith(b)) and "it is not finite." in text
+    assert main(["server", "admit", str(server.path), b]) == 0
     assert "quarantined" not in text_of(server)
 
 

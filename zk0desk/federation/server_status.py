@@ -10,7 +10,7 @@ from typing import Any
 
 from zk0desk.federation import chain
 from zk0desk.federation.event_log import NAME, EventReader
-from zk0desk.federation.quarantine import Quarantine
+from zk0desk.federation.quarantine import Held, Quarantine
 from zk0desk.federation.run_record import RunRecord, records
 from zk0desk.federation.server_folder import NodeRecord, Running, ServerFolder, ServerNotRunningError, fingerprint_of
 from zk0desk.settings import ServerSettings
@@ -47,7 +47,6 @@ class RunView:
     signal: str = ""
     signal_why: str = ""
     answers: dict[str, Answer] = field(default_factory=dict)
-    quarantined: dict[str, str] = field(default_factory=dict)
     train: dict[int, float] = field(default_factory=dict)
     losses: dict[int, float] = field(default_factory=dict)
     errors: dict[int, float] = field(default_factory=dict)
@@ -72,8 +71,6 @@ class RunView:
         self.lr, self.mu = event["lr"], event["mu"]
         self.bytes_down += event.get("bytes", 0)
         self.answers = {node: Answer() for node in event["nodes"]}
-        for node in event["nodes"]:
-            self.quarantined.pop(node, None)
 
     def _reply_accepted(self, event: dict[str, Any]) -> None:
         metrics = event["metrics"]
@@ -84,9 +81,6 @@ class RunView:
         if event["round"] == self.round:  # a late reply is told in a later round
             state = "late" if event["code"] == "late" else "refused"
             self.answers[event["node"]] = Answer(state, f"{event['code']}: {event['why']}")
-
-    def _node_quarantined(self, event: dict[str, Any]) -> None:
-        self.quarantined[event["node"]] = event["why"]
 
     def _schedule_decided(self, event: dict[str, Any]) -> None:
         self.signal, self.signal_why = event["signal"], event["why"]
@@ -114,12 +108,6 @@ class RunView:
     def _run_finished(self, event: dict[str, Any]) -> None:
         self.reason, self.finished = event["reason"], event["time"]
 
-    def of(self, node: str) -> Answer:
-        """What became of the node with this fingerprint in the round under way, or in the last one."""
-        if node in self.quarantined:
-            return Answer("quarantined", self.quarantined[node])
-        return self.answers.get(node, Answer(""))
-
     @property
     def best(self) -> int | None:
         """The round with the lowest held-out loss; None before there is one."""
@@ -142,11 +130,15 @@ class RunView:
 
 @dataclass(frozen=True)
 class ServerStatus:
-    """How it stands now. `online` is None where no SuperLink could be asked; `state` is the last thing that the server said it does."""
+    """How it stands now. `held` are nodes in quarantine, `online` is None where no SuperLink could be asked.
+
+    `state` is the last thing that the server said it does.
+    """
 
     settings: ServerSettings
     running: Running | None
     registered: list[NodeRecord]
+    held: dict[bytes, Held]
     online: frozenset[bytes] | None
     record: RunRecord | None
     run: RunView
@@ -159,7 +151,9 @@ class ServerStatus:
         found = []
         for each in self.registered:
             online = each.status == "admitted" and self.online is not None and each.public_key in self.online
-            answer = self.run.of(fingerprint_of(each.public_key))
+            answer = self.run.answers.get(fingerprint_of(each.public_key), Answer(""))
+            if each.public_key in self.held:
+                answer = Answer("quarantined", self.held[each.public_key].why)
             found.append(
                 {
                     **each.to_json(),
@@ -238,10 +232,8 @@ class StatusReader:
         record = known[-1] if known else None
         view = self._view(record)
         held = Quarantine(server.nodes_path).held()
-        view.quarantined |= {fingerprint_of(key): each.why for key, each in held.items()}
-        return ServerStatus(
-            settings, running, server.nodes().nodes(), online, record, view, self._said if running else {}, self._notices, time.time()
-        )
+        said = self._said if running else {}
+        return ServerStatus(settings, running, server.nodes().nodes(), held, online, record, view, said, self._notices, time.time())
 
     def _view(self, record: RunRecord | None) -> RunView:
         if record is None:
