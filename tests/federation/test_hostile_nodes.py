@@ -129,6 +129,16 @@ def test_that_a_late_reply_and_a_replayed_one_are_named(server, monkeypatch):
     assert other.requests[1].last_verdict.startswith("late: ")
 
 
+def test_that_a_round_asks_a_fraction_of_the_nodes(server):
+    with_rules(server, {}, **{"min-nodes": 1, "fraction": 0.5, "wait-s": 2.0})
+    invitation = server.folder.invitation()
+    with TestNode(invitation, KEYS[0], steady(0.25)), TestNode(invitation, KEYS[1], steady(0.25)), Running(server, rounds=1) as events:
+        pass
+    (asked,) = (event.nodes for event in events.named("round-opened"))
+    assert len(asked) == 1 and list(events.named("round-aggregated")[0].shares) == asked
+    with_rules(server, {}, **{"fraction": 1.0, "wait-s": 0.0})
+
+
 def test_that_a_method_that_cannot_do_with_so_few_nodes_refuses_at_the_start(server):
     with_rules(server, {"method": "multi-krum"})
     with pytest.raises(robust.TooFewForMethod, match="multi-krum"):

@@ -152,7 +152,8 @@ class Collector:
                 if reply.to in self._late:
                     self._tell_late(reply)
                     continue
-                node = waiting.pop(reply.to)
+                if (node := waiting.pop(reply.to, None)) is None:
+                    continue  # of a node that was turned out meanwhile
                 whole = messages.asks_for_whole(reply.error)
                 if (reply.gone or whole) and resent[node.node_id] < RESENDS and not over:
                     resent[node.node_id] += 1

@@ -75,7 +75,7 @@ def geometric_median(gram: np.ndarray, *, smoothing: float | None = None, iterat
     n = len(gram)
     lengths = np.diagonal(gram)
     least = smoothing if smoothing is not None else 1e-6 * float(np.sqrt(np.median(np.maximum(lengths, 0.0))))
-    least = max(least, np.finfo(np.float64).tiny)
+    least = max(least, float(np.finfo(np.float64).tiny))
     weights = np.zeros(n)
     for _ in range(iterations):
         across = gram @ weights
