@@ -55,7 +55,7 @@ class Federation:
 
     def until_rounds(self, more: int) -> None:
         enough = self.rounds() + more
-        self.events.wait_for(lambda event: event.name == "checkpoint-saved" and self.rounds() >= enough)
+        self.events.wait_for(lambda event: event.name == "checkpoint-saved" and self.rounds() >= enough, 120.0)
 
     def processes(self) -> list[psutil.Process]:
         return [psutil.Process(self.server.pid), *psutil.Process(self.server.pid).children(recursive=True), psutil.Process(self.node.pid)]
@@ -122,6 +122,7 @@ def goes_on(federation: Federation, seconds: float, connections: int) -> None:
     print(f"{rounds} rounds in {took:.1f} s, memory {memory.before / 2**20:.0f} + {grown / 2**20:.0f} MiB; {json.dumps(seen)}")
     assert rounds >= 2, "rounds go on meanwhile"
     assert not events.named("reply-refused"), "the node's replies come through"
+    assert "many-calls" in [event.code for event in events.named("notice")], "the coordinator is told"
     assert grown < MEMORY
     assert seen["many_connections"]["opened"] >= connections, "so many were open at once, as the attacker saw it"
     for kind in ("slow_headers", "slow_body"):

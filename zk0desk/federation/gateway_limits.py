@@ -147,6 +147,8 @@ class Doors:
         """Connections that were closed at once."""
         self.sent_away = 0
         """Strangers' connections that had to go for newer ones."""
+        self.last = ""
+        """The address of the last one of either."""
 
     def __len__(self) -> int:
         return len(self._strangers) + sum(map(len, self._nodes.values()))
@@ -155,6 +157,7 @@ class Doors:
         """Whether one more connection of `address` may begin."""
         if self._connects.wait(address) > 0:
             self.refused += 1
+            self.last = address
             return False
         return True
 
@@ -171,6 +174,7 @@ class Doors:
         oldest = next(visit for visit in self._strangers if visit.address == address)
         self._gone(oldest)
         self.sent_away += 1
+        self.last = address
         oldest.leave()
 
     def known(self, visit: Visit, key: bytes) -> bool:

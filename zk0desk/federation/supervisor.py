@@ -28,6 +28,10 @@ GOES_ON = frozenset({ExitStatus.FAILED, ExitStatus.UNREACHABLE})
 """Exit statuses of the rounds after which another try may do better. One that was killed always gets it."""
 
 
+MANY_CALLS, CALLS_TOLD_S = 100, 600.0
+"""So many connections that the gateway turned away are told, and not again for so many seconds."""
+
+
 class AddressTaken(OperatorError):
     """The gateway cannot listen on its port."""
 
@@ -70,6 +74,7 @@ class Server:
         self._registry = folder.nodes()
         self._code = folder.code()
         self._certificate = CertificateWatch(folder.certificate(), emit)
+        self._turned_away, self._calls_told = 0, -CALLS_TOLD_S
         self._gateway: Front | None = None
         self._conductor: subprocess.Popen[str] | None = None
         self._relaying: threading.Thread | None = None
@@ -115,8 +120,20 @@ class Server:
         while not self._stopping.wait(0.2):
             self._guard_superlink()
             self._guard_rounds()
-            if self._gateway is not None and self._certificate.look_now_and_then():
-                self._gateway.renew(self.folder.certificate_path, self.folder.key_path)
+            self._guard_gateway()
+
+    def _guard_gateway(self) -> None:
+        """Renew its certificate when that is due, and tell of computers that call too often."""
+        gateway = self._gateway
+        assert gateway is not None
+        if self._certificate.look_now_and_then():
+            gateway.renew(self.folder.certificate_path, self.folder.key_path)
+        turned_away = gateway.doors.refused + gateway.doors.sent_away
+        if turned_away - self._turned_away >= MANY_CALLS and time.monotonic() >= self._calls_told + CALLS_TOLD_S:
+            what = f"The gateway turned away {turned_away - self._turned_away} connections; the last was from {gateway.doors.last}."
+            why = "An address called too often, or held too many connections without an admitted key. Nodes have their own."
+            self._emit(Notice(severity="warning", code="many-calls", what=what, why=why, remedy="A firewall can keep that address away."))
+            self._turned_away, self._calls_told = turned_away, time.monotonic()
 
     def _second(self) -> ServerFolderError:
         try:
@@ -142,7 +159,7 @@ class Server:
         from zk0desk.training.policy_files import read_policy
 
         network = self.settings.network
-        self._certificate.look()
+        self._certificate.look_now_and_then()
         app = Gateway(
             self._registry,
             upstream=lambda: f"http://{self._superlink.address}",
