@@ -11,12 +11,14 @@ from tests.federation.kill_parts import KEYS, Federation, Kill, SturdyNode, fede
 from zk0desk.federation.server_folder import ServerFolder, init_server
 from zk0desk.settings import ServerSettings
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(900)
 
 PHASES = ("sending", "half", "aggregating", "checkpoint", "evaluating")
 TARGETS = ("conductor", "superlink", "supervisor", "all")
 QUICK = {("conductor", "half"), ("all", "checkpoint")}
 ROUNDS, KILLED = 4, 3
+PATIENCE_S = 300.0
+"""On a loaded computer the imports of torch and flwr alone take minutes; nothing waits for this in vain."""
 EXPECTED = {
     "sending": {"not sent"}, "half": {"0 replies in", "1 replies in"}, "aggregating": {"2 replies in", "aggregated, no checkpoint"},
     "checkpoint": {"checkpoint half written"}, "evaluating": {"checkpoint whole, not evaluated"},
@@ -36,11 +38,11 @@ def run_through(made: Federation, kill: Kill | None) -> dict[str, Counter[int]]:
     nodes = [SturdyNode(made.folder, KEYS[0], 0.02), SturdyNode(made.folder, KEYS[1], -0.03, hold)]
     with nodes[0], nodes[1]:
         if kill:
-            assert kill.done.wait(90), [event.to_json() for event in made.events[-8:]]
+            assert kill.done.wait(PATIENCE_S), [event.to_json() for event in made.events[-8:]]
             if kill.seen and made.server is not None and kill._what in ("supervisor", "all"):
                 made.end()
                 made.start()
-        made.events.wait_for(lambda event: event.name == "run-finished" and event.reason == "complete", 90)
+        made.events.wait_for(lambda event: event.name == "run-finished" and event.reason == "complete", PATIENCE_S)
     return {node._key.fingerprint: Counter(request.server_round for request in node.requests) for node in nodes}
 
 
@@ -116,6 +118,7 @@ def test_a_round_that_is_being_measured_is_measured_again(tmp_path, demo_policy,
         print(f"\nevaluating   {target:11} {kill.seen:32} asked {dict(asked[KEYS[0].fingerprint])}")
         assert kill.seen in EXPECTED["evaluating"]
         assert (made.hashes(), made.losses()) == measured
+        assert [each for each in made.events.named("notice") if each.severity == "error"] == []
         assert {int(number): loss for number, loss in made.record.eval_losses.items()} == measured[1]
     for rounds in asked.values():
         assert rounds == Counter(range(1, ROUNDS + 1)), "no round is trained again"
