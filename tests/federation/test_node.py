@@ -144,6 +144,16 @@ def test_that_a_verdict_is_for_its_node_alone_and_a_refusal_is_told_once(server:
     assert received.contents is not None and received.contents["config"]["last-verdict"] == verdict
 
 
+def test_that_a_node_in_quarantine_is_told_so_in_its_own_window(server: RunningServer, grid: Any) -> None:
+    why = "quarantine: 3 replies in a row were refused. The last: message-refused: `seconds`: 100 is more than the 5 that have passed."
+    with desk(server) as node:
+        node_id = node.until_event("connected").node_id
+        config = {"run-uid": "judged", "last-verdict": why}
+        assert not reply(grid, grid.send([node_id], "query", arrays=(), config=config, ttl=100.0)[node_id]).error
+        told = node.until_event("notice", code="quarantined")
+    assert told.why == why and "admit" in told.remedy
+
+
 def final_of(policy: Path, run: str, number: int, change: float, loss: float) -> tuple[dict[str, Any], np.ndarray]:
     """The config and the weights of the query that ends a run."""
     files, weights = read_policy(policy), trainable_weights(policy) + np.float32(change)
