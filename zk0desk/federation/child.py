@@ -89,15 +89,15 @@ def end_left_behind(path: Path, grace: float = 3.0) -> None:
     import psutil
 
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        known = [(int(each["pid"]), float(each["began"]), each["command"]) for each in json.loads(path.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, KeyError, TypeError):
         return
     left = []
-    for each in known:
+    for pid, began, command in known:
         with contextlib.suppress(psutil.Error):
-            process = psutil.Process(each["pid"])
+            process = psutil.Process(pid)
             # A process id is given out again.
-            if abs(process.create_time() - each["began"]) < 1 and process.cmdline() == each["command"]:
+            if abs(process.create_time() - began) < 1 and process.cmdline() == command:
                 left.append(process)
     for process in psutil.wait_procs(left, timeout=grace)[1]:
         with contextlib.suppress(psutil.Error):

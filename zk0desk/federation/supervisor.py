@@ -43,12 +43,14 @@ class Backoff:
     """How long to wait before something that ended again is started again."""
 
     def __init__(self) -> None:
-        self._failures, self._since = 0, time.monotonic()
+        self._failures = 0
+        self._since: float | None = time.monotonic()
 
     def wait_s(self) -> float:
-        """Seconds to wait now."""
-        self._failures = 0 if time.monotonic() - self._since > HEALTHY_S else self._failures
-        self._failures += 1
+        """Seconds to wait now, after it ended or did not start."""
+        if self._since is not None and time.monotonic() - self._since > HEALTHY_S:
+            self._failures = 0
+        self._failures, self._since = self._failures + 1, None
         return RESTART_S[min(self._failures, len(RESTART_S)) - 1]
 
     def started(self) -> None:
