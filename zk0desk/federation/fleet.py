@@ -143,6 +143,8 @@ class Fleet:
         self.node_id = 0
         self.heartbeats = self.polls = 0
         """How often each was sent."""
+        self.poll_s = 0.0
+        """What the last question for a message took."""
 
     def _connect(self, timeout: httpx.Timeout) -> FleetHttpClient:
         interceptors: list[ProtobufClientInterceptor] = [
@@ -260,9 +262,10 @@ class Fleet:
 
     def poll(self) -> Incoming | None:
         """The next message offered to this node, without its content; None when there is none."""
-        request = PullMessagesRequest(node=ProtoNode(node_id=self.node_id))
+        request, began = PullMessagesRequest(node=ProtoNode(node_id=self.node_id)), time.monotonic()
         found = self._call(lambda: self._client.PullMessages(request))
         self.polls += 1
+        self.poll_s = time.monotonic() - began
         if not found.messages_list:
             return None
         try:

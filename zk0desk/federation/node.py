@@ -54,6 +54,8 @@ if TYPE_CHECKING:
 POLL_S, IDLE_POLL_S = 0.2, 2.0
 """How often the SuperLink is asked for a message: while rounds come, and at most so seldom when none has come for long."""
 LIVELY_S = 30.0
+BUSY = 8.0
+"""A SuperLink that takes long to answer is asked less often: the pause is at least so many times what its last answer took."""
 APPROVAL_S, APPROVAL_LIMIT_S = 1.0, 15.0
 RETRY_S, RETRY_LIMIT_S = 0.5, 30.0
 ONCE_LIMIT_S = 8.0
@@ -66,6 +68,15 @@ S = NodeState
 
 class _Finished(Exception):
     """Asked to finish while no round is under way."""
+
+
+def poll_pause(quiet_s: float, took_s: float) -> float:
+    """Seconds to the next poll, `quiet_s` after the last message, when the last poll took `took_s`.
+
+    Fifty nodes that poll five times a second would keep a SuperLink busy with that alone.
+    """
+    usual = POLL_S + max(0.0, quiet_s - LIVELY_S) / 60
+    return min(IDLE_POLL_S, max(usual, BUSY * took_s)) * random.uniform(0.9, 1.1)
 
 
 class Node:
@@ -175,8 +186,7 @@ class Node:
 
     def _pause(self) -> float:
         """Seconds to the next poll."""
-        quiet = max(0.0, time.monotonic() - self._lively - LIVELY_S)
-        return min(IDLE_POLL_S, POLL_S + quiet / 60) * random.uniform(0.9, 1.1)
+        return poll_pause(time.monotonic() - self._lively, self._link.poll_s)
 
     def _open(self) -> Fleet:
         quiet_libraries()
