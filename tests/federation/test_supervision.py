@@ -46,14 +46,14 @@ def test_a_list_of_children_that_is_damaged_stops_nothing(tmp_path: Path, text):
     child.end_left_behind(tmp_path / "children.json", grace=0.1)
 
 
-def test_the_wait_before_another_start_grows_and_begins_anew_after_a_minute_of_health(monkeypatch):
+def test_the_wait_before_another_start_grows_and_begins_anew_after_some_health(monkeypatch):
     now = 0.0
     monkeypatch.setattr(supervisor.time, "monotonic", lambda: now)
     backoff = Backoff()
     assert [backoff.wait_s() for _ in range(7)] == [0.2, 1.0, 5.0, 15.0, 60.0, 60.0, 60.0]
     backoff.started()
-    now += 59.0
+    now += supervisor.HEALTHY_S - 1
     assert backoff.wait_s() == 60.0
     backoff.started()
-    now += 61.0
+    now += supervisor.HEALTHY_S + 1
     assert [backoff.wait_s(), backoff.wait_s()] == [0.2, 1.0]
