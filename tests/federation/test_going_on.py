@@ -106,6 +106,16 @@ def test_the_last_checkpoints_and_the_best_are_kept(tmp_path):
     assert records(folder)[0].best == 2
 
 
+def test_a_damaged_checkpoint_is_removed_when_its_round_is_old(tmp_path):
+    folder = made(tmp_path, {"keep_checkpoints": 2})
+    conduct(folder, 6, until=2)
+    (checkpoint(folder, 2) / "config.json").write_text("{}")
+    conduct(folder, 6, until=3)
+    assert (checkpoint(folder, 2).with_name("round-0002.damaged")).is_dir()
+    conduct(folder, 6)
+    assert not list(records(folder)[0].folder(folder).glob("*.damaged"))
+
+
 # --- the audit
 
 

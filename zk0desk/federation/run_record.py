@@ -69,12 +69,14 @@ class RunRecord:
             self.settled, self.kept, self.best = found.settled, {}, found.best
 
     def prune(self, server: ServerFolder, keep: int) -> None:
-        """Remove all checkpoints but the last `keep` and the best; 0 keeps all."""
+        """Remove all checkpoints but the last `keep` and the best, damaged ones with them; 0 keeps all."""
         if not keep:
             return
         for number, folder in run_checkpoint.rounds(self.folder(server)):
-            if number <= self.done - keep and number != self.best:
-                run_checkpoint.remove(folder)
+            if number <= self.done - keep:
+                run_checkpoint.remove(run_checkpoint.aside(folder))
+                if number != self.best:
+                    run_checkpoint.remove(folder)
 
 
 def records(server: ServerFolder) -> list[RunRecord]:
