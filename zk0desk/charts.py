@@ -100,7 +100,9 @@ class _Axes:
             if self._x[0] <= mark.x <= self._x[1]:
                 place = self._across(mark.x)
                 self._stroke([(place, self._top), (place, self._bottom)], "#99999999", 1, dashed=True)
-                _text(self._canvas, (place + 3, self._top + 2), mark.text, anchor="lt", size=10, colour="#666666")
+                left = place < self._right - 80  # beside the last one is the legend
+                text = (place + 3 if left else place - 3, self._top + 2)
+                _text(self._canvas, text, mark.text, anchor="lt" if left else "rt", size=10, colour="#666666")
         for number, line in enumerate(self._panel.lines):
             self._line(line, COLOURS[number % len(COLOURS)])
         self._legend()
