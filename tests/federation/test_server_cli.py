@@ -28,13 +28,14 @@ def zk0desk(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 def test_init_makes_a_folder_whose_settings_have_comments(tmp_path):
     policy = make_policy(tmp_path / "policy")
-    done = zk0desk("init", tmp_path / "s", "--name", "arms.example.org", "--policy", policy, "--held-out", tmp_path / "r", "--port", "8443")
+    measured = ["--held-out", tmp_path / "r", "--retention", tmp_path / "known"]
+    done = zk0desk("init", tmp_path / "s", "--name", "arms.example.org", "--policy", policy, *measured, "--port", "8443")
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "s" / "server.toml").read_text()
     assert "# Rounds of a run." in text
     settings = load(tmp_path / "s" / "server.toml", ServerSettings)
     assert (settings.network.name, settings.network.port, settings.policy.folder) == ("arms.example.org", 8443, policy)
-    assert settings.policy.held_out[0].path == tmp_path / "r"
+    assert settings.policy.held_out[0].path == tmp_path / "r" and settings.policy.retention[0].path == tmp_path / "known"
 
 
 def test_init_with_a_folder_that_holds_no_policy_says_so_and_makes_nothing(tmp_path):

@@ -42,6 +42,9 @@ def init(
     name: Annotated[str, typer.Option(help="Name or address under which operators reach this computer.")] = "localhost",
     policy: Annotated[Path | None, typer.Option(help="Folder of the SmolVLA base policy.", show_default=False)] = None,
     held_out: Annotated[list[Path] | None, typer.Option(help="A held-out recording; may be given again.", show_default=False)] = None,
+    retention: Annotated[
+        list[Path] | None, typer.Option(help="A recording of a task that the base policy knew; may be given again.", show_default=False)
+    ] = None,
     federation: Annotated[str, typer.Option(help="Name of the federation.")] = "zk0desk federation",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port that nodes call; 0 takes a free one.")] = 8000,
 ) -> None:
@@ -56,10 +59,12 @@ def init(
     from zk0desk.settings import ChosenRecording, ServerNetwork, ServerPolicy, ServerSettings
 
     base = policy.expanduser().resolve() if policy else ServerPolicy().folder
-    recordings = tuple(ChosenRecording(path=path.expanduser().resolve()) for path in held_out or ())
+    measured, known = (tuple(ChosenRecording(path=path.expanduser().resolve()) for path in every or ()) for every in (held_out, retention))
     try:
         settings = ServerSettings(
-            federation=federation, network=ServerNetwork(name=name, port=port), policy=ServerPolicy(folder=base, held_out=recordings)
+            federation=federation,
+            network=ServerNetwork(name=name, port=port),
+            policy=ServerPolicy(folder=base, held_out=measured, retention=known),
         )
     except ValidationError as error:
         raise SettingsError("The folder was not made.", f"{error.errors()[0]['msg']}.", "Correct the options.") from error
