@@ -21,7 +21,7 @@ from zk0desk.federation.credentials import NodeKey
 from zk0desk.federation.fleet import Fleet, InstructionGone, message_as_bytes, message_from_bytes, reply_to
 from zk0desk.federation.interruptible import interruptible
 from zk0desk.federation.messages import MessageRefused
-from zk0desk.federation.probe import NotAdmitted, ServerTrouble, VersionMismatch
+from zk0desk.federation.probe import ConnectionTrouble, NotAdmitted, ServerTrouble, VersionMismatch
 from zk0desk.federation.superlink import RunningServer, start_server
 
 pytestmark = pytest.mark.timeout(120)
@@ -222,6 +222,13 @@ def test_that_a_redirect_is_not_followed(impostor: int) -> None:
     with pytest.raises(ServerTrouble, match="307"):
         join_impostor(impostor)
     assert "/elsewhere" not in _Answer.seen
+
+
+@pytest.mark.parametrize("headers", [{"content-encoding": "gzip", "content-length": "10"}, {"content-length": str(2**30)}])
+def test_that_an_answer_that_would_fill_memory_is_not_read(impostor: int, headers: dict[str, str]) -> None:
+    _Answer.answer = (200, headers)
+    with pytest.raises(ConnectionTrouble, match="compressed|more than any"):
+        join_impostor(impostor)
 
 
 def test_that_an_answer_that_calls_versions_incompatible_names_both(impostor: int) -> None:

@@ -68,6 +68,8 @@ LEAVE_TIMEOUT_S = 1.0
 ARRIVES_S = 20.0
 """How long the next object of a message is waited for that the coordinator is still sending."""
 OBJECTS_LIMIT = 100_000
+ANSWER_LIMIT = 64 * 2**20
+"""Bytes of one answer: an object holds a piece of at most 16 MiB."""
 REFUSED = 2
 """flwr's error code CLIENT_APP_RAISED_EXCEPTION: an error reply of the node's own."""
 
@@ -155,8 +157,9 @@ class Fleet:
         client.close()
         # flwr's client follows redirects, which would carry the code and the update elsewhere.
         client._client = httpx.Client(
-            verify=self._context, timeout=timeout, follow_redirects=False, trust_env=not _is_loopback(self._invitation.host)
-        )
+            verify=self._context, timeout=timeout, follow_redirects=False, trust_env=not _is_loopback(self._invitation.host),
+            headers={"accept-encoding": "identity"}, event_hooks={"response": [_refuse_large]},
+        )  # fmt: skip
         return client
 
     def _call[T](self, request: Callable[[], T]) -> T:
@@ -394,6 +397,15 @@ class Fleet:
                 f"Send that fingerprint to the coordinator{contact}; this node tries again by itself.",
             )
         return probe.server_trouble(address, response.status_code)
+
+
+def _refuse_large(response: httpx.Response) -> None:
+    """Before an answer's body is read: one that unpacks, or says that it is longer than any object of a message, is refused."""
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise httpx.DecodingError("the answer is compressed, which was not asked for", request=response.request)
+    length = response.headers.get("content-length", "0")
+    if not length.isdigit() or int(length) > ANSWER_LIMIT:
+        raise httpx.DecodingError(f"the answer has {length:.20} bytes, which is more than any that is asked for", request=response.request)
 
 
 def reply_to(message: Message, content: RecordDict | None = None, *, error: str = "") -> Message:
