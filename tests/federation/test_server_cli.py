@@ -19,7 +19,7 @@ from zk0desk.federation.superlink import start_server
 from zk0desk.federation.tracking import logged_values, tracked
 from zk0desk.settings import ServerSettings, ServerTracking, load, save
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)
 
 
 def zk0desk(*arguments: object) -> subprocess.CompletedProcess[str]:

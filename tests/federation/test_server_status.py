@@ -107,6 +107,13 @@ def test_who_is_online_is_told_only_where_the_superlink_was_asked(served):
     assert "1 nodes online, 2 admitted and away" in console.file.getvalue()
 
 
+def test_nodes_that_want_to_be_looked_at_come_first(served):
+    server, (a, b, c) = served
+    key = next(node.public_key for node in server.nodes().nodes() if node.fingerprint == c)
+    Quarantine(server.nodes_path).strike(key, "update-invalid: it is not finite.", 1)
+    assert [line[:19] for line in text_of(server).splitlines() if line[:19] in (a, b, c)] == [c, b, a]
+
+
 def test_the_snapshot_fits_eighty_columns_and_says_why_a_node_was_refused(served):
     server, (_, b, _) = served
     text = text_of(server)

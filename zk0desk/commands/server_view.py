@@ -19,6 +19,7 @@ EVERY_S = 0.5
 """Seconds between two looks at the folder."""
 ASK_EVERY_S = 3.0
 """Seconds between two questions to the SuperLink."""
+_ORDER = ("quarantined", "refused", "late", "training", "accepted")
 _COLOURS = {"accepted": "green", "training": "cyan", "late": "yellow", "refused": "red", "quarantined": "red"}
 
 
@@ -41,7 +42,7 @@ def watch(server: ServerFolder, *, seconds: float | None = None, console: Consol
                     said = text
                 time.sleep(EVERY_S)
             return
-        with Live(console=console, refresh_per_second=4, screen=console.is_alt_screen, transient=False) as live:
+        with Live(console=console, auto_refresh=False) as live:
             while ends is None or time.monotonic() < ends:
                 live.update(snapshot(reader.read(asked.online(server)).to_json(), console.width), refresh=True)
                 time.sleep(EVERY_S)
@@ -152,7 +153,8 @@ def _nodes(nodes: list[dict[str, Any]], width: int) -> Table:
     table.add_column("this round", no_wrap=True)
     table.add_column("loss", justify="right", no_wrap=True)
     table.add_column("why", overflow="ellipsis", no_wrap=True, ratio=1)
-    for node in nodes:
+    # A terminal may be too low for all of them: those that want to be looked at come first.
+    for node in sorted(nodes, key=lambda node: _ORDER.index(node["round"]) if node["round"] in _ORDER else len(_ORDER)):
         loss = "" if node["loss"] is None else f"{node['loss']:.4f}"
         table.add_row(node["fingerprint"], node["status"], Text(node["round"], _COLOURS.get(node["round"], "")), loss, Text(node["why"]))
     return table
