@@ -51,8 +51,8 @@ if TYPE_CHECKING:
 
     from zk0desk.federation.fleet import Fleet, Incoming
 
-POLL_S, IDLE_POLL_S = 0.2, 2.0
-"""How often the SuperLink is asked for a message: while rounds come, and at most so seldom when none has come for long."""
+FIRST_POLL_S, POLL_S, IDLE_POLL_S = 0.05, 0.2, 2.0
+"""How often the SuperLink is asked for a message: right after an answer, while rounds come, and when none has come for long."""
 LIVELY_S = 30.0
 BUSY = 8.0
 """A SuperLink that takes long to answer is asked less often: the pause is at least so many times what its last answer took."""
@@ -71,11 +71,11 @@ class _Finished(Exception):
 
 
 def poll_pause(quiet_s: float, took_s: float) -> float:
-    """Seconds to the next poll, `quiet_s` after the last message, when the last poll took `took_s`.
+    """Seconds to the next poll, `quiet_s` after the last message was answered, when the last poll took `took_s`.
 
-    Fifty nodes that poll five times a second would keep a SuperLink busy with that alone.
+    Short rounds are not held up by it; and fifty nodes that poll five times a second would keep a SuperLink busy with that alone.
     """
-    usual = POLL_S + max(0.0, quiet_s - LIVELY_S) / 60
+    usual = min(POLL_S, max(FIRST_POLL_S, quiet_s / 10)) + max(0.0, quiet_s - LIVELY_S) / 60
     return min(IDLE_POLL_S, max(usual, BUSY * took_s)) * random.uniform(0.9, 1.1)
 
 
