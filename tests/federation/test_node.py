@@ -138,9 +138,11 @@ def test_that_a_verdict_is_for_its_node_alone_and_a_refusal_is_told_once(server:
                 own={node_id: {"last-verdict": verdict}, node_id + 1: {"last-verdict": "accepted"}}, ttl=100.0,
             )  # fmt: skip
             reply(grid, sent[node_id])
+        held = "quarantine: 3 replies in a row were refused."
+        reply(grid, grid.send([node_id], "query", arrays=(), config={"run-uid": "judged", "last-verdict": held}, ttl=60.0)[node_id])
         notices = [event for event in node.events.named("notice") if event.code == "update-not-used"]  # type: ignore[attr-defined]
         received = next(entry for entry in node.journal.ledger() if entry.kind == "train")
-    assert [notice.why for notice in notices] == [verdict]
+    assert [notice.why for notice in notices] == [verdict, held] and "admits" in notices[1].remedy
     assert received.contents is not None and received.contents["config"]["last-verdict"] == verdict
 
 

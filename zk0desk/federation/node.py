@@ -508,7 +508,9 @@ class Node:
         self._emit(
             Notice(
                 severity="warning", code="update-not-used", what="The federation did not use this node's last update.", why=verdict,
-                remedy="Training goes on. If it comes again, tell the coordinator.",
+                remedy="No round comes until the coordinator admits this node again."
+                if verdict.startswith("quarantine:")
+                else "Training goes on. If it comes again, tell the coordinator.",
             )
         )  # fmt: skip
 
