@@ -10,7 +10,7 @@ from tests.federation.coordinator_parts import Events
 from tests.federation.kill_parts import KEYS, METRICS
 from tests.federation.reply_parts import spooled
 from zk0desk.control import NodeControl
-from zk0desk.events import Event, ReplyAccepted, RoundOpened, RunStarted
+from zk0desk.events import Evaluated, Event, ReplyAccepted, RoundOpened, RunStarted
 from zk0desk.federation.aggregation import Aggregation
 from zk0desk.federation.broadcast import Broadcast
 from zk0desk.federation.collecting import Accepted
@@ -46,9 +46,9 @@ class OfflineRun:
         self._watch(event)
         self.events(event)
 
-    def update(self, key: bytes, number: int) -> np.ndarray:
-        """A node's update: it follows from the node, the round and the weights."""
-        pull = np.float32(0.02 if key == KEYS[0].public_key_bytes else -0.03)
+    def update(self, key: bytes, number: int, lr: float) -> np.ndarray:
+        """A node's update: it follows from the node, the round, the weights and the learning rate, and grows from round to round."""
+        pull = np.float32((0.2 if key == KEYS[0].public_key_bytes else -0.3) * lr * number)
         weights = self.state.weights
         return (pull * np.cos(np.arange(weights.size, dtype=np.float32) + weights + np.float32(number))).astype(np.float32)
 
@@ -59,7 +59,7 @@ class OfflineRun:
         state.emit(RoundOpened(run=request.run_uid, round=number, nodes=[], lr=request.lr, mu=0.0, weights_sha256=state.sha256))
         answers = {}
         for key in (each.public_key_bytes for each in KEYS):
-            update = spooled(self.spool, self.update(key, number), request.encoding)
+            update = spooled(self.spool, self.update(key, number, request.lr), request.encoding)
             answers[key] = Accepted(update, METRICS)
             state.emit(
                 ReplyAccepted(
@@ -77,6 +77,7 @@ class OfflineRun:
         number = self.state.record.done
         if loss is not None:
             self.state.record.eval_losses[str(number)] = loss(number)
+            self.state.emit(Evaluated(run=self.state.record.uid, round=number, loss=loss(number), frames=1, recordings={}))
         self._deciding.decision(number + 1)
         self.keeping.settle(number, self.keeping.evaluate(number))
 
@@ -89,6 +90,6 @@ def conduct(folder: ServerFolder, rounds: int, *, until: int | None = None) -> l
     """Conduct a run's rounds from where it is, up to `until`; the hashes of the weights."""
     run = OfflineRun(folder, rounds)
     try:
-        return [run.round() for _ in range(run.state.record.done, until or rounds)]
+        return [run.round(lambda number: 1.0 / number) for _ in range(run.state.record.done, until or rounds)]
     finally:
         run.close()

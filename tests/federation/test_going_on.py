@@ -19,13 +19,21 @@ WAYS = {
     "mean, int8": {"rounds": {"encoding": "int8"}},
     "median, fp16, clipped": {"rounds": {"encoding": "fp16"}, "aggregation": ServerAggregation(method="median", hostile_nodes=0, clip=1.1)},
     "adam, int8": {"rounds": {"encoding": "int8"}, "schedule": ServerSchedule(server_optimiser="adam", server_lr=0.001)},
+    "mean, fp16, a schedule that restarts": {
+        "rounds": {"encoding": "fp16"},
+        "schedule": ServerSchedule(window=1, cycle=2),
+        "policy": {"held-out": [{"path": "nowhere"}]},
+    },
     "momentum, fp32": {"rounds": {"encoding": "fp32"}, "schedule": ServerSchedule(server_optimiser="momentum")},
 }
 
 
 def made(tmp_path: Path, rounds: dict | None = None, **sections: object) -> ServerFolder:
     folder = make_server(tmp_path, **(rounds or {}))
-    save(ServerSettings.model_validate({**dict(folder.settings()), **sections}), folder.settings_path)
+    before = folder.settings()
+    if "policy" in sections:
+        sections["policy"] = {"folder": before.policy.folder, **sections["policy"]}
+    save(ServerSettings.model_validate({**dict(before), **sections}), folder.settings_path)
     return folder
 
 
