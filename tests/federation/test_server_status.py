@@ -98,6 +98,15 @@ def test_what_privacy_has_spent_is_in_the_status(served):
     assert "Privacy: epsilon 1.25 of 8 spent, at delta 1e-05" in text_of(server)
 
 
+def test_a_late_reply_is_told_in_the_round_that_it_belongs_to_only(served):
+    server, (a, b, c) = served
+    emit = journal(server)
+    emit(ReplyRefused(run=RUN, round=1, node=c, code="late", why="It came 3 s after round 1 had ended."))
+    emit(ReplyRefused(run=RUN, round=2, node=a, code="late", why="Its update was still arriving."))
+    found = {node["fingerprint"]: node["round"] for node in StatusReader(server).read().to_json()["nodes"]}
+    assert found == {a: "late", b: "refused", c: "training"}
+
+
 def test_who_is_online_is_told_only_where_the_superlink_was_asked(served):
     server, (a, _, _) = served
     assert "3 nodes admitted, 0 waiting to be admitted; who is online is not known" in text_of(server)
