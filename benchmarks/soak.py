@@ -44,7 +44,7 @@ from zk0desk.training.policy_files import read_policy
 NODES, VALUES = 3, 20_000
 ROUNDS_AN_HOUR = 3
 QUIET_ROUNDS = 20
-STALL_S = 180.0
+STALL_S = 600.0
 """A federation that conducts no round for so long has not recovered."""
 GROWTH_KB = 64.0
 """What a process may grow by in each undisturbed round: Python's allocator is not exact."""
