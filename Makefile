@@ -4,6 +4,8 @@ SHELL := /bin/bash
 .PHONY: help demo test test-long check format lock setup install uninstall screenshots clean
 
 BIN := .venv/bin
+# So many tests run at once; most of their time they wait for processes and sockets.
+WORKERS := 2
 # The tests need no screen and reach no network.
 TEST := QT_QPA_PLATFORM=offscreen FLWR_TELEMETRY_ENABLED=0 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(if $(WORKERS),-n $(WORKERS) --dist loadfile)
 
@@ -18,7 +20,7 @@ demo: setup ## Run a whole federation on this computer and watch it learn
 	  exec $(BIN)/zk0desk demo $(ARGS); \
 	fi
 
-test: check ## Check the code and run the tests; WORKERS=2 runs two at once
+test: check ## Check the code and run the tests, two at once; WORKERS= runs one by one
 	@$(TEST) $(ARGS)
 
 test-long: setup ## Run the tests that take long
