@@ -34,7 +34,9 @@ from server_round_parts import make_policy, quiet_environment
 
 from zk0desk.control import NodeControl
 from zk0desk.events import Event
+from zk0desk.federation import local_round
 from zk0desk.federation.audit import Audit, audit
+from zk0desk.federation.probe import ConnectionTrouble
 from zk0desk.federation.run_record import records
 from zk0desk.federation.server_folder import ServerFolder, init_server
 from zk0desk.federation.superlink import RunningServer, start_server
@@ -46,6 +48,7 @@ ROUNDS_AN_HOUR = 3
 QUIET_ROUNDS = 20
 STALL_S = 600.0
 """A federation that conducts no round for so long has not recovered."""
+GIVES_UP_S = 5.0
 GROWTH_KB = 64.0
 """What a process may grow by in each undisturbed round: Python's allocator is not exact."""
 TARGETS = ("rounds", "superlink", "server", "all")
@@ -90,6 +93,20 @@ class Seen:
                     raise StalledError(f"round {before + 1} did not come in {STALL_S:.0f} s")
 
 
+class SoakNode(BenchNode):
+    """A node that gives up on a message after a while: a SuperLink that was killed has forgotten it, and another one comes."""
+
+    def _receive(self, fleet: object, incoming: object) -> object:
+        ends = time.monotonic() + GIVES_UP_S
+        while True:
+            try:
+                return fleet.receive(incoming, limit=local_round.message_limit(VALUES), progress=lambda _: None)
+            except ConnectionTrouble:
+                if time.monotonic() > ends:
+                    raise
+                self._control.sleep(0.5)
+
+
 class Federation:
     """The server, which is started again after it was killed."""
 
@@ -126,7 +143,7 @@ def nodes(folder: ServerFolder, home: Path) -> Iterator[None]:
     """The nodes, in threads."""
     invitation, files, control = folder.invitation(), read_policy(folder.policy(folder.settings())), NodeControl()
     threads = [
-        threading.Thread(target=BenchNode(invitation, files, StandIn(VALUES, number), control, home / str(number)).run, daemon=True)
+        threading.Thread(target=SoakNode(invitation, files, StandIn(VALUES, number), control, home / str(number)).run, daemon=True)
         for number in range(NODES)
     ]
     for thread in threads:
