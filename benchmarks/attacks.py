@@ -1,6 +1,6 @@
 """What hostile nodes do to a federation, by attack and aggregation method: 1 of 4 and 3 of 10 nodes.
 
-    python benchmarks/attacks.py [--rounds 12] [--steps 6] [--methods mean median ...] [--out FILE.json]
+    python benchmarks/attacks.py [--rounds 12] [--steps 6] [--cases 1-of-4 3-of-10] [--methods mean median ...]
 
 The tiny SmolVLA is trained for real: each node's rounds by the product's `LocalTrainer` on a recording of its own (four scenes of the
 demo), replies spooled, clipped and combined by the product's own parts; the network is left out. Hostile nodes see what the honest ones
@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-CASES = ((1, 4), (3, 10))
+CASES = {"1-of-4": (1, 4), "3-of-10": (3, 10)}
+"""How many of how many nodes are hostile."""
 GOAL = 1.10
 BATCH, LR = 16, 1e-3
 METHODS = ("mean", "trimmed-mean", "median", "geometric-median", "multi-krum")
@@ -133,6 +134,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
+    parser.add_argument("--cases", nargs="+", default=[*CASES], choices=CASES)
     parser.add_argument("--out", type=Path, help="also write the JSON here")
     given = parser.parse_args()
 
@@ -145,10 +147,11 @@ def main() -> int:
     began, result = time.perf_counter(), {}
     with tempfile.TemporaryDirectory(prefix="zk0desk-attacks-") as name:
         folder = Path(name)
-        nodes, spool = Nodes(folder, max(count for _, count in CASES)), Spool(folder / "spool")
+        nodes, spool = Nodes(folder, max(CASES[case][1] for case in given.cases)), Spool(folder / "spool")
         untrained = nodes.loss(nodes.base)
         print(f"held-out loss of the base policy, {untrained:.4f}; {given.rounds} rounds of {given.steps} steps", flush=True)
-        for hostile, count in CASES:
+        for case in given.cases:
+            hostile, count = CASES[case]
             able = [method for method in given.methods if count >= robust.least_nodes(method, hostile)]
             clean = run(nodes, count, 0, ATTACKS["sign flip"], "mean", given.rounds, given.steps, spool)
             print(
@@ -162,9 +165,9 @@ def main() -> int:
                 print(f"{attack:44}" + "".join(f"{ratio:18.3f}" for ratio in row.values()), flush=True)
             worst = {method: max(row[method] for row in table.values()) for method in able}
             print(f"{'worst':44}" + "".join(f"{ratio:18.3f}" for ratio in worst.values()), flush=True)
-            result[f"{hostile}-of-{count}"] = {"clean": round(clean, 4), "ratio": table, "worst": worst}
+            result[case] = {"clean": round(clean, 4), "ratio": table, "worst": worst}
         nodes.close()
-    within = {case: [method for method, ratio in each["worst"].items() if ratio <= GOAL] for case, each in result.items()}
+    within = {name: [method for method, ratio in each["worst"].items() if ratio <= GOAL] for name, each in result.items()}
     ok = all(within.values())
     last = {"benchmark": "attacks", "base": round(untrained, 4), "goal": GOAL, **result, "within": within, "ok": ok}
     last["seconds"] = round(time.perf_counter() - began)
