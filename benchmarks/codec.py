@@ -195,17 +195,17 @@ class Federation:
         make_demo_policy(folder / "policy")
         self.changes: dict[int, list[np.ndarray]] = {}
         """What the first node's training changed in the first four rounds, by seed."""
-        # The trained one lets go of the parts that prepared frames do without; what is evaluated needs them.
-        self.policy, self._judged = (TrainablePolicy.load(folder / "policy") for _ in range(2))
-        self.base = self.policy.get_weights()
+        # One that trains lets go of the parts that prepared frames do without; each has its own.
+        self._judged, *trained = (TrainablePolicy.load(folder / "policy") for _ in range(3))
+        self.base = self._judged.get_weights()
         self._held_out = [ChosenRecording(path=make_demo_held_out(folder / "held-out", frames=12))]
         self._nodes = [
             LocalTrainer(
-                self.policy, [ChosenRecording(path=make_demo_recording(folder / f"node-{n}", n, episodes=3))], node=f"node-{n}",
+                policy, [ChosenRecording(path=make_demo_recording(folder / f"node-{n}", n, episodes=3))], node=f"node-{n}",
                 device="cpu", threads=1, cache=Cache(level="P", folder=folder / "cache", budget_gb=1), emit=lambda _: None,
                 control=NodeControl(),
             )
-            for n in range(2)
+            for n, policy in enumerate(trained)
         ]  # fmt: skip
 
     def loss(self, weights: np.ndarray) -> float:
