@@ -179,7 +179,7 @@ def picture(found: dict[int, dict[str, list[Curves]]], path: Path) -> None:
         axes[1][column].set(ylim=(0.2, 0.95))
         axes[-1][column].set_xlabel("round")
     axes[0][-1].legend(fontsize=8)
-    figure.suptitle("Synthetic(1,1), 30 devices, 10 a round, E = 20: thick lines are means over seeds")
+    figure.suptitle("Synthetic(1,1): thick lines are means over seeds")
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
