@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from tests.federation.coordinator_parts import make_server
-from tests.federation.kill_parts import KEYS, SturdyNode, federation
 from tests.federation.offline_parts import OfflineRun, conduct
 from zk0desk.control import Stopped
 from zk0desk.federation import chain
@@ -215,28 +214,3 @@ def test_whether_a_server_runs_depends_on_no_clock_and_no_process_id(tmp_path):
             assert folder.running().started == started
             with pytest.raises(ServerFolderError), process_lock.held(folder.lock_path, ServerFolderError("held"), wait_s=0.1):
                 pass
-
-
-@pytest.mark.long
-def test_a_disk_that_fills_up_in_a_real_round_costs_no_round(tmp_path):
-    disk = SmallDisk(tmp_path / "disk", "16m")
-    if not disk.mounted:
-        disk.close()
-        pytest.skip("mounting a tmpfs is not permitted")
-    try:
-        with federation(make_server(tmp_path / "one", rounds=3), 3) as made:
-            made.start()
-            with SturdyNode(made.folder, KEYS[0], 0.02), SturdyNode(made.folder, KEYS[1], -0.03):
-                made.events.wait_for(lambda event: event.name == "run-finished", 90)
-            undisturbed = made.hashes()
-        with federation(make_server(disk.path, rounds=3), 3) as made:
-            made.start(lambda event: disk.fill() if event.name == "round-opened" and event.round == 2 else None)
-            with SturdyNode(made.folder, KEYS[0], 0.02), SturdyNode(made.folder, KEYS[1], -0.03):
-                made.events.wait_for(lambda event: getattr(event, "code", "") == "disk-trouble", 90)
-                disk.free()
-                made.events.wait_for(lambda event: event.name == "run-finished", 90)
-            assert made.hashes() == undisturbed
-            assert made.audit().findings == []
-            made.end()
-    finally:
-        disk.close()
