@@ -65,9 +65,13 @@ class Aggregation:
             examples = strategy.examples(metrics)
             combined = combining.combine(self._spool, came, examples, rules, bound=bound, max_share=state.rules.max_share)
         step = combined.delta
+        beyond = "The sum of the updates is beyond float32. A lower learning rate may help."
+        if not strategy.is_finite(step):  # before the optimiser's moments take it in
+            self._repeat(number, 0, 1, beyond)
+            return False
         server_optimiser.to_step(state.settings.schedule, step, number, state.kept_arrays, state.folder.state / "moments")
         if not strategy.is_finite(step):
-            self._repeat(number, 0, 1, "The sum of the updates is beyond float32. A lower learning rate may help.")
+            self._repeat(number, 0, 1, beyond)
             return False
         try:
             weights = state.codec.advance(state.weights, step)
