@@ -11,8 +11,8 @@ from ablation_cases import CASES, COMPARED, REFERENCE, Case, Curves
 
 
 def late(values: Sequence[float]) -> np.ndarray:
-    """The last third."""
-    return np.asarray(values[-(len(values) // 3) :])
+    """The last third, of short runs the last three."""
+    return np.asarray(values[-max(3, len(values) // 3) :])
 
 
 def measures(case: Case, curves: Curves, goal: float) -> dict[str, float]:
@@ -105,6 +105,7 @@ def picture(found: dict[str, list[Curves]], path: Path) -> None:
     )
     rows = (("held_out", "held-out loss (banana)"), ("retention", "loss of the known task (cube)"), ("apart", "updates: variance / mean²"),
             ("lr", "learning rate"))  # fmt: skip
+    lowest = min(min(curves.held_out) for runs in found.values() for curves in runs)
     figure, axes = plt.subplots(len(rows), len(columns), figsize=(15, 13), squeeze=False, layout="constrained", sharey="row")
     for column, (title, names) in enumerate(columns):
         for place, (key, words) in enumerate(rows):
@@ -117,14 +118,14 @@ def picture(found: dict[str, list[Curves]], path: Path) -> None:
                     * len(cases[name].nodes)
                 )
                 mean = values.mean(0)
-                axis.plot(x, mean, color=f"C{color}", linewidth=1.3, label=name)
+                axis.plot(x, mean, color=f"C{color}", linewidth=2.6 - 0.6 * color, label=name)
                 if len(values) > 1:
                     error = values.std(0, ddof=1) / math.sqrt(len(values))
                     axis.fill_between(x, mean - error, mean + error, color=f"C{color}", alpha=0.25, linewidth=0)
             axis.grid(alpha=0.2)
             if column == 0:
                 axis.set_ylabel(words)
-        axes[0][column].set_title(title)
+        axes[0][column].set(title=title, ylim=(0.97 * lowest, 1.5 * lowest))  # the base is far above
         axes[0][column].legend(fontsize=8)
         axes[-1][column].set_xlabel("local steps of all nodes together")
     seeds = len(next(iter(found.values())))
