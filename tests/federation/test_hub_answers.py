@@ -111,7 +111,7 @@ def test_that_a_refused_token_is_in_no_text_even_if_the_server_repeats_it(
 def test_that_no_token_is_sent_over_a_line_that_others_may_read(memory_keyring: Any) -> None:
     keep_token(TOKEN)
     for endpoint, sent in (("http://mirror.example", None), ("https://mirror.example", TOKEN), ("http://127.0.0.1:1", TOKEN)):
-        assert hub._token(hub._checked("policy", BASE, "main", endpoint)) == (sent, False)
+        assert hub._token(hub.checked("policy", BASE, "main", endpoint)) == (sent, False)
 
 
 def test_that_retry_after_is_honoured(the_hub: HubStandIn) -> None:

@@ -30,7 +30,7 @@ def look(folder: Path, computer: Computer = COMPUTER, trouble: OperatorError | N
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    invitation = make_server(tmp_path / "coordinator").invitation(9443)
+    invitation = make_server(tmp_path / "coordinator", batch_size=64).invitation(9443)
     return Settings(
         recordings=Recordings(chosen=(ChosenRecording(path=tmp_path / "arm"),)),
         policy=Policy(folder=make_policy(tmp_path / "policy")),
