@@ -35,8 +35,8 @@ def grace(deadline_s: float) -> float:
 
 
 def poll_interval(elapsed: float) -> float:
-    """Seconds between two polls: a hundredth of what has passed, between 0.1 and 1."""
-    return min(1.0, max(0.1, elapsed / 100))
+    """Seconds between two polls: a hundredth of what has passed, between 0.03 and 1."""
+    return min(1.0, max(0.03, elapsed / 100))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The rounds: send the global weights, collect updates until the deadline, aggregate, evaluate, keep a checkpoint.
 
-This process holds numpy and no torch. Polling is its own: ten times a second while a round is young, once a second in
+This process holds numpy and no torch. Polling is its own: thirty times a second while a round is young, once a second in
 a long one.
 """
 
