@@ -185,7 +185,7 @@ class LocalTrainer:
                         self._pause(plan, progress, threads, keeper)
                     self._check(plan.deadline)
                     self._step(plan, step, steps, groups, progress)
-                    if keeper is not None and keeper.due:
+                    if keeper is not None and progress.step < steps and keeper.due:  # after the last step comes the update
                         self._keep(plan, progress, threads, keeper)
             except _DeadlinePassed:
                 partial = "deadline"
