@@ -17,7 +17,9 @@ def test_thread():
     thread.start()
 
 def test_process():
-    keep.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]))
+    process = subprocess.Popen([sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"], stdout=subprocess.PIPE)
+    process.stdout.readline()  # it runs: one that only begins has no environment yet to be known by
+    keep.append(process)
 
 def test_orphan():
     subprocess.run([sys.executable, "-c",
