@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from zk0desk.ui.all_runs import AllRuns
 from zk0desk.ui.durations import duration
 from zk0desk.ui.model import AppModel
 from zk0desk.ui.pages.training import TrainingPage
-from zk0desk.ui.plots import number, right_end
+from zk0desk.ui.plots import number, right_end, tick_step
 from zk0desk.ui.run_data import SMOOTHED, RunData, Smoothed, Track
 from zk0desk.ui.save_policy import SavePolicy
 
@@ -132,6 +133,36 @@ def test_while_it_follows_the_axes_change_seldom_and_hold_every_step(page: Train
         assert low <= values.min() and values.max() <= high
         seen.add((right, low, high))
     assert len(seen) < 60, "an axis that changes with every step is painted with every step"
+
+
+def test_an_axis_that_changes_is_painted_with_few_calls(page: TrainingPage, model: AppModel) -> None:
+    train(model, a_round(1, steps=200, done=200))
+    for _ in range(3):  # all is laid out and painted once before
+        page.refresh()
+        QApplication.processEvents()
+    strokes: list[str] = []
+
+    def note(_frame: object, event: str, called: object) -> None:
+        if event == "c_call" and getattr(called, "__qualname__", "").startswith("QPainter."):
+            strokes.append(called.__qualname__)  # type: ignore[attr-defined]
+
+    box = page.plot.getViewBox()
+    sys.setprofile(note)
+    try:
+        box.setRange(xRange=(0, 1230), yRange=(0.1, 3.3), padding=0)
+        QApplication.processEvents()
+    finally:
+        sys.setprofile(None)
+    assert "QPainter.drawText" in strokes, "the axes were not painted"
+    assert len(strokes) < 120, "while training holds Python's lock every call may wait for it"
+
+
+@given(st.floats(1e-9, 1e9), st.floats(1, 4000))
+def test_ticks_are_round_numbers_with_room_for_their_words(span: float, length: float) -> None:
+    step = tick_step(span, length, 80)
+    assert step * length / span >= 80 * (1 - 1e-6) or length < 80
+    assert step <= 2.5 * span * 80 / max(length, 80) * (1 + 1e-6)
+    assert f"{step:.5e}"[0] in "125" and float(f"{step:.5e}".split("e")[0]) in (1.0, 2.0, 5.0)
 
 
 @pytest.mark.parametrize("size", [0, 1, 9, 99, 100, 101, 1_234, 99_999, 1_000_000])

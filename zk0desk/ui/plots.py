@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyqtgraph as pg
-from PySide6.QtCore import QEvent, QPointF, QRectF, QSize, Qt, Signal
+from PySide6.QtCore import QEvent, QLineF, QPointF, QRectF, QSize, Qt, Signal
 from PySide6.QtGui import QFont, QFontMetricsF, QKeyEvent, QPainter, QPaintEvent, QShowEvent
 from PySide6.QtWidgets import QWidget
 
@@ -53,13 +53,35 @@ def right_end(size: int) -> float:
     return max(10.0, 1.125 ** math.ceil(math.log(max(1.0, size * 1.01), 1.125)))
 
 
+def tick_step(span: float, length: float, apart: float) -> float:
+    """The least of 1, 2, 5 times a power of ten that sets ticks `apart` pixels or more apart: an axis of `length` pixels over `span`."""
+    smallest = span * apart / max(length, apart)
+    power = 10.0 ** math.floor(math.log10(smallest))
+    return next((factor * power for factor in (1, 2, 5) if factor * power >= smallest * (1 - 1e-9)), 10 * power)
+
+
 class _Axis(pg.AxisItem):
-    """A muted axis without a frame."""
+    """A muted axis without a frame. While training holds Python's lock each call into Qt may wait, so painting it takes few: every tick has
+    its number, and all lines of the grid are one call."""
 
     def __init__(self, orientation: str) -> None:
         super().__init__(orientation, maxTickLength=0)
+        self._apart = 22.0 if orientation == "left" else 80.0
         self.enableAutoSIPrefix(False)
         self.setStyle(tickTextOffset=6, autoExpandTextSpace=True, hideOverlappingLabels=True)
+
+    def tickSpacing(self, minVal: float, maxVal: float, size: float) -> list[tuple[float, float]]:
+        """One level of ticks, each far enough from the next for its number."""
+        if self._tickSpacing is not None:
+            return list(self._tickSpacing)
+        return [(tick_step(maxVal - minVal, size, self._apart), 0.0)] if maxVal > minVal else []
+
+    def drawPicture(self, p: QPainter, axisSpec: Any, tickSpecs: Any, textSpecs: Any) -> None:
+        """Paint the numbers, and the grid's lines in one call; ticks without a grid have no length."""
+        super().drawPicture(p, axisSpec, [], textSpecs)
+        if tickSpecs and self.grid is not False:
+            p.setPen(tickSpecs[0][0])
+            p.drawLines([QLineF(start, end) for _pen, start, end in tickSpecs])
 
     def recolour(self) -> None:
         """Take the theme's colours."""
@@ -438,7 +460,7 @@ class RoundPlot(Plot):
             x, y = data.per_round(name) if data is not None else (np.empty(0), np.empty(0))
             curve.setData(x, y)
             last = max(last, float(x.max()) if len(x) else 1.0)
-        self._axes["bottom"].setTickSpacing(major=max(1, math.ceil(last / 12)), minor=max(1, math.ceil(last / 12)))
+        self._axes["bottom"].setTickSpacing(levels=[(max(1, math.ceil(last / 12)), 0)])
         self.getViewBox().setXRange(0, last, padding=0.03)
 
     def showEvent(self, event: QShowEvent) -> None:
