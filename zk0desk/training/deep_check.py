@@ -20,12 +20,12 @@ from zk0desk import folders
 from zk0desk.control import NodeControl
 from zk0desk.training.deep_videos import VideoCheck
 from zk0desk.training.episode_table import Episode, Span, read_episode_table
-from zk0desk.training.recording_check import quick_check
-from zk0desk.training.recording_files import parquet_files
+from zk0desk.training.recording_check import OF_A_FILE, quick_check, quick_findings
+from zk0desk.training.recording_files import files_below, parquet_files
 from zk0desk.training.recording_info import Info, read_info, read_json, shown
 from zk0desk.training.recording_types import CheckResult, Finding, PolicyNeeds, RecordingError, Severity, result_of
 
-CHECKER = 2
+CHECKER = 3
 """Grows when the check asks more: answers that are kept of an older one do not count."""
 ENDS = 16 * 1024
 """Bytes of each file's beginning and end that the content's key takes in."""
@@ -55,12 +55,13 @@ def deep_check(
     Never raises for what is on the disk; raises `Stopped` when `control` is told to stop.
     """
     path, control = Path(path).expanduser(), control or NodeControl()
-    quick = quick_check(path, needs)
-    if quick.recording is None or any(finding.code in ("version-newer", "version-too-old", "unreadable") for finding in quick.findings):
-        return quick  # there is nothing that could be read
+    recording, quick = quick_findings(path, needs)
+    control.check()
+    if recording is None or any(finding.code in ("version-newer", "version-too-old", "unreadable") for finding in quick):
+        return result_of(path, recording, quick)  # there is nothing that could be read
     key = content_key(path, needs)
     if key and not again and (kept := _kept(key)) is not None:
-        return result_of(path, quick.recording, kept)
+        return result_of(path, recording, kept)
     try:
         found = _look(path, read_info(path), needs, control, progress)
         whole = True
@@ -70,10 +71,10 @@ def deep_check(
         remedy = "Connect the disk again, check the permissions, and look again."
         found = [Finding("unreadable", Severity.BLOCKS, "The recording can no longer be read.", f"{shown(error)}.", remedy)]
         whole = False
-    findings = _together(list(quick.findings), found)
+    findings = _together(quick, found)
     if key and whole and content_key(path, needs) == key:  # what changed meanwhile is not kept
         _keep(key, findings)
-    return result_of(path, quick.recording, findings)
+    return result_of(path, recording, findings)
 
 
 def kept_answer(path: Path, needs: PolicyNeeds = PolicyNeeds()) -> CheckResult | None:
@@ -91,10 +92,12 @@ def best_answer(path: Path, needs: PolicyNeeds = PolicyNeeds()) -> tuple[CheckRe
 
 
 def _together(quick: list[Finding], deep: list[Finding]) -> list[Finding]:
-    """Both; where both tell the same, the deep one, which names the episodes, in the quick one's place."""
-    better = {finding.code: finding for finding in deep}
-    taken = [better.pop(finding.code, finding) for finding in quick]
-    taken += [finding for finding in deep if finding.code in better]
+    """Both; where both tell the same, the deep ones, which name the episodes, in the quick one's place."""
+    by_code: dict[str, list[Finding]] = {}
+    for finding in deep:
+        if finding.code not in OF_A_FILE:
+            by_code.setdefault(finding.code, []).append(finding)
+    taken = [each for finding in quick for each in by_code.get(finding.code, [finding])] + deep
     return list({(finding.code, finding.what): finding for finding in taken}.values())
 
 
@@ -168,7 +171,7 @@ def content_key(path: Path, needs: PolicyNeeds) -> str:
     """
     digest = hashlib.blake2b(json.dumps([CHECKER, asdict(needs)]).encode(), digest_size=20)
     try:
-        for file in sorted(entry for entry in path.rglob("*") if entry.is_file()):
+        for file in files_below(path):
             stat = file.stat()
             digest.update(f"\0{file.relative_to(path)}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode("utf-8", "surrogateescape"))
             with file.open("rb") as opened:

@@ -14,7 +14,8 @@ from zk0desk.training.episode_table import Episode
 from zk0desk.training.recording_info import FETCH_AGAIN, Info, shown
 from zk0desk.training.recording_rows import ACTION, STATE, TOLERANCE_S
 from zk0desk.training.recording_schema import ignored_findings
-from zk0desk.training.recording_types import Finding, PolicyNeeds, Severity
+from zk0desk.training.recording_types import BY_EPISODE, LEAVE_OUT, Finding, PolicyNeeds, Severity
+from zk0desk.training.repair_times import Timing, common_rate, refusal, timing_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -77,6 +78,7 @@ class ColumnCheck:
         self._series = {STATE: _Series(), ACTION: _Series()}
         self._seen: dict[bytes, int] = {}
         self._jitter = 0.0
+        self._timings: list[Timing] = []
         self._late = 0
         self._types: dict[str, str] = {}
         self._jumps: list[tuple[int, int, np.ndarray]] = []
@@ -147,6 +149,7 @@ class ColumnCheck:
         if times is None or frames is None:
             return
         times = times.astype(np.float64)
+        self._timings.append(timing_of(number, frames, times, self._info.fps))
         if not np.isfinite(times).all():
             self.touch("timestamps-not-finite", number)
             return
@@ -169,15 +172,16 @@ class ColumnCheck:
                 sound = sound and what == "value"
         if not sound:
             return
-        digest = hashlib.blake2b(digest_size=16)
+        digest, nothing = hashlib.blake2b(digest_size=16), True
         for name, series in self._series.items():
             if (vectors := rows.get(name)) is not None:
                 wide = vectors.astype(np.float64)
                 series.add(wide)
                 digest.update(np.ascontiguousarray(vectors).data)
+                nothing = False
                 if name == STATE:
                     self._motion(number, wide)
-        twin = self._seen.setdefault(digest.digest(), number)
+        twin = number if nothing else self._seen.setdefault(digest.digest(), number)
         if twin != number:
             self.touch("episodes-duplicate", number, f"episode {number} repeats episode {twin}")
 
@@ -206,6 +210,7 @@ class ColumnCheck:
         if len(self._touched.get("episodes-still", ())) == len(self.lengths):
             self._touched.pop("episodes-still", None)  # the quick check says that the arm never moves
         found = [self._told(*words) for words in _WORDS if words[0] in self._touched]
+        found += self._unsafe()
         found += place_findings(self._table, self.lengths, self._info.fps)
         found += self._short()
         found += self._stale(stats)
@@ -225,6 +230,21 @@ class ColumnCheck:
         values = {"many": many, "first": first, "late": f"{self._late:,}", "rows": f"{self.rows:,}", "fps": f"{self._info.fps:g}"}
         values["jitter"] = f"{1000 * self._jitter:.1f} ms"
         return Finding(code, severity, what.format(**values), why.format(**values), remedy, episodes)
+
+    def _unsafe(self) -> list[Finding]:
+        """Timestamps beside the grid that cannot be re-laid: where they were taken at other moments than the video's pictures."""
+        if not self._touched.keys() & {"timestamps-jitter", "timestamps-not-finite"}:
+            return []
+        fps, broken = self._info.fps, {number for code in BY_EPISODE for number in self._touched.get(code, ())}
+        timings = [timing for timing in self._timings if timing.episode not in broken]
+        if not (why := refusal(timings, fps)):
+            return []
+        bad = tuple(timing.episode for timing in timings if refusal([timing], fps))
+        what = f"The timestamps cannot be laid on {fps:g} frames per second."
+        remedy = LEAVE_OUT
+        if len(bad) == len(timings) and (rate := common_rate(timings)):
+            remedy = f"If it was recorded at {rate} frames per second, write that as `fps` into meta/info.json of a copy."
+        return [Finding("timestamps-unsafe", Severity.BLOCKS, what, why, remedy, bad)]
 
     def _short(self) -> list[Finding]:
         chunk = self._needs.chunk_size
@@ -279,14 +299,13 @@ def _edges_off(stats: Mapping[str, Any], series: _Series) -> np.ndarray:
 _B, _R, _N = Severity.BLOCKS, Severity.REPAIRABLE, Severity.NOTE
 _WORDS: tuple[tuple[str, Severity, str, str, str], ...] = (
     ("state-not-finite", _B, "A state that is no number, in {many}.", "The first: {first}. One such value spoils the whole policy.",
-     "Leave these episodes out in a copy, or record them again."),
+     LEAVE_OUT),
     ("action-not-finite", _B, "An action that is no number, in {many}.", "The first: {first}. One such value spoils the whole policy.",
-     "Leave these episodes out in a copy, or record them again."),
+     LEAVE_OUT),
     ("episode-scattered", _B, "The rows of {many} lie apart.", "LeRobot takes an episode's rows as one piece.", FETCH_AGAIN),
-    ("index-wrong", _B, "The rows are numbered with gaps or twice, from {many} on.", "The first: {first}. Frames are found by that number.",
+    ("index-wrong", _B, "The rows are numbered with gaps or twice, in {many}.", "The first: {first}. Frames are found by that number.",
      FETCH_AGAIN),
-    ("frames-gap", _B, "Frames are missing or doubled, in {many}.", "The first: {first}.",
-     "Leave these episodes out in a copy, or record them again."),
+    ("frames-gap", _B, "Frames are missing or doubled, in {many}.", "The first: {first}.", LEAVE_OUT),
     ("timestamps-not-finite", _R, "Some timestamps are no numbers, in {many}.", "No frame is found by them.", "Re-lay them in a copy."),
     ("timestamps-jitter", _R, "{late} of {rows} timestamps do not fit {fps} frames per second.",
      "They are off by up to {jitter}, {first}; LeRobot then finds no picture for them.", "Re-lay the timestamps in a copy."),

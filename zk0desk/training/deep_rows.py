@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zk0desk.training.recording_files import unreadable_data
-from zk0desk.training.recording_info import FETCH_AGAIN, Feature, Info, shown
+from zk0desk.training.recording_files import pointer_error, unreadable_data
+from zk0desk.training.recording_info import FETCH_AGAIN, Feature, Info, is_pointer, shown
 from zk0desk.training.recording_rows import ACTION, NUMBERS, STATE, as_array
 from zk0desk.training.recording_types import Finding, Severity
 from zk0desk.training.thumbnails import MAX_PIXELS
@@ -48,6 +48,8 @@ def _read(path: Path, size: int, saw_type: Callable[[str, pa.DataType], None]) -
     import pyarrow.parquet as pq
 
     try:
+        if is_pointer(path):
+            raise pointer_error(shown("/".join(path.parts[-3:])))
         with path.open("rb") as opened, pq.ParquetFile(opened, buffer_size=2**20) as file:
             for column in file.schema_arrow:
                 saw_type(column.name, column.type)

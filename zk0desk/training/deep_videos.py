@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zk0desk.training.episode_table import Episode, Span
-from zk0desk.training.recording_info import FETCH_AGAIN, Feature, Info, is_pointer, shown
-from zk0desk.training.recording_types import Finding, Severity
+from zk0desk.training.recording_info import FETCH_AGAIN, Feature, Info, is_pointer, reason, shown
+from zk0desk.training.recording_types import REENCODE, Finding, Severity
 from zk0desk.training.thumbnails import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ class VideoCheck:
         listed = list(episodes)
         try:
             if is_pointer(path):
-                raise ValueError("it is a Git LFS pointer, not the video")
+                self._whole_file(listed, "lfs-pointers", "")
+                return
             with av.open(str(path)) as container:
                 stream = next(iter(container.streams.video), None)
                 if stream is None or stream.codec_context is None:
@@ -58,14 +59,14 @@ class VideoCheck:
                     self._episode(container, stream, episode, span)
                     step()
         except (av.FFmpegError, ValueError, RuntimeError, MemoryError) as error:
-            self._undecodable([episode for episode, _ in listed], error)
+            self._whole_file(listed, "video-unreadable", reason(error))
         except OSError as error:
             if not path.exists():
                 raise  # the disk is gone, not the video
-            self._undecodable([episode for episode, _ in listed], error)
+            self._whole_file(listed, "video-unreadable", reason(error))
 
-    def _undecodable(self, episodes: list[Episode], error: BaseException) -> None:
-        self._troubles += [_Trouble("video-unreadable", self._camera.key, episode.number, shown(error)) for episode in episodes]
+    def _whole_file(self, listed: list[tuple[Episode, Span]], code: str, words: str) -> None:
+        self._troubles += [_Trouble(code, self._camera.key, episode.number, words) for episode, _ in listed]
 
     def _episode(self, container: av.container.InputContainer, stream: av.VideoStream, episode: Episode, span: Span) -> None:
         import av
@@ -77,7 +78,7 @@ class VideoCheck:
             try:
                 found = _time_at(container, stream, at, 0.5 / fps)
             except (av.FFmpegError, ValueError, RuntimeError, MemoryError) as error:
-                self._troubles.append(_Trouble("video-unreadable", self._camera.key, episode.number, shown(error)))
+                self._troubles.append(_Trouble("video-unreadable", self._camera.key, episode.number, reason(error)))
                 return
             if found is None:
                 words = f"episode {episode.number}, frame {frame:,} would be at {at:.2f} s"
@@ -97,7 +98,9 @@ class VideoCheck:
             "video-unreadable": ("The video of {name} cannot be decoded, in {many}.", f"{{first}}. Tried with: {tried}.", FETCH_AGAIN),
             "video-too-short": ("The video of {name} ends before its episodes do, in {many}.", "{first}.", FETCH_AGAIN),
             "video-frames-off": ("The video of {name} has no picture where frames should be, in {many}.", "{first}.",
-                                 "Re-encode the video in a copy, or record these episodes again."),
+                                 REENCODE),
+            "lfs-pointers": ("The video of {name} is a Git LFS pointer, in {many}.", "The recording was cloned without its large files.",
+                             "Run `git lfs pull` where it was cloned, or download it again."),
         }  # fmt: skip
         for code, (what, why, remedy) in texts.items():
             touched = [trouble for trouble in self._troubles if trouble.code == code]

@@ -6,12 +6,15 @@ writes, never asks the Hub, and answers with findings, whatever it is given.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from zk0desk.training.camera_mapping import camera_findings
 from zk0desk.training.recording_files import (
     MAX_TASKS,
     Episodes,
+    VideoFile,
     parquet_files,
     pointer_error,
     read_episodes,
@@ -26,12 +29,18 @@ from zk0desk.training.thumbnails import first_frame, frame_count
 
 __all__ = ["ACTION", "NUMBERS", "STATE", "TOLERANCE_S", "describe", "quick_check"]
 
+OF_A_FILE = ("data-unreadable", "metadata-unreadable")
+"""Findings that name a file: each file's is told."""
 HEADERS = 32
 """How many videos of a camera are opened; the rest is only looked for."""
 
 
 def describe(folder: Path, info: Info) -> Recording:
     """The recording as it describes itself. `RecordingError` where its tasks cannot be read."""
+    return _described(folder, info, read_tasks(folder, info))
+
+
+def _described(folder: Path, info: Info, tasks: tuple[str, ...]) -> Recording:
     state, action = info.features.get(STATE), info.features.get(ACTION)
     cameras = tuple(
         Camera(feature.key, *feature.size, feature.codec if feature.dtype == "video" else "images", feature.depth)
@@ -51,7 +60,7 @@ def describe(folder: Path, info: Info) -> Recording:
         action_names=action.names if action else (),
         state_dim=state.dim if state else 0,
         action_dim=action.dim if action else 0,
-        tasks=read_tasks(folder, info),
+        tasks=tasks,
         bytes_on_disk=size_on_disk(folder),
     )
 
@@ -66,34 +75,49 @@ def _name(folder: Path) -> str:
 def quick_check(path: Path, needs: PolicyNeeds = PolicyNeeds()) -> CheckResult:
     """Check the recording in `path` for a policy that asks for `needs`. Never raises for what is on the disk."""
     path = Path(path).expanduser()
+    return result_of(path, *quick_findings(path, needs))
+
+
+def quick_findings(path: Path, needs: PolicyNeeds) -> tuple[Recording | None, list[Finding]]:
+    """The recording, as far as it can be described, and what the quick check finds, in no order."""
     try:
         info = read_info(path)
-        recording = describe(path, info)
     except RecordingError as error:
-        return result_of(path, None, [error.finding()])
+        return None, [error.finding()]
     except OSError as error:
-        return result_of(path, None, [_unreadable(error)])
+        return None, [_unreadable(error)]
     findings: list[Finding] = []
+    tasks = _part(findings, lambda: read_tasks(path, info), None)
+    recording = _described(path, info, tasks or ())
     if info.major > 3 or (info.major, info.minor) < (2, 0):
-        return result_of(path, recording, [_version(info)])
+        return recording, [_version(info)]
+    files = parquet_files(path / "data")
+    findings += description_findings(info)
+    findings += _features(info, needs)
+    findings += camera_findings(recording, needs)
+    listed = len(findings)
+    episodes = _part(findings, lambda: read_episodes(path, info), None)
+    known = len(findings) == listed
+    findings += _part(findings, lambda: _videos(info, episodes), [])
+    findings += _part(findings, lambda: schema_findings(files[:SCHEMAS], info), [])
+    findings += _part(findings, lambda: _data(files, info, tasks, episodes, table_read=known), [])
+    findings += _part(findings, lambda: _statistics(path, info), []) if info.major >= 3 else [_version(info)]
+    return recording, findings
+
+
+def _part[T](findings: list[Finding], look: Callable[[], T], otherwise: T) -> T:
+    """What `look` gives; where it cannot, a finding more, and `otherwise`: the other parts are looked at all the same."""
     try:
-        findings += description_findings(info)
-        findings += _features(info, needs)
-        findings += camera_findings(recording, needs)
-        episodes = read_episodes(path, info)
-        findings += _videos(info, episodes)
-        findings += schema_findings(parquet_files(path / "data")[:SCHEMAS], info)
-        findings += _data(path, info, recording, episodes)
-        if info.major >= 3:
-            findings += _statistics(path, info)
-        if info.major < 3:
-            findings.append(_version(info))
+        return look()
     except RecordingError as error:
-        if error.code not in {finding.code for finding in findings}:  # the columns' types may have told it already
-            findings.append(error.finding())
+        found = error.finding()
     except OSError as error:
-        findings.append(_unreadable(error))
-    return result_of(path, recording, findings)
+        found = _unreadable(error)
+    # Of pointers and columns one is told for all; the columns' types may have told it already.
+    same = [each for each in findings if each.code == found.code]
+    if not any(each.what == found.what or found.code not in OF_A_FILE for each in same):
+        findings.append(found)
+    return otherwise
 
 
 def _unreadable(error: OSError) -> Finding:
@@ -156,7 +180,7 @@ def _features(info: Info, needs: PolicyNeeds) -> list[Finding]:
 
 def _videos(info: Info, episodes: Episodes | None) -> list[Finding]:
     findings: list[Finding] = []
-    missing: dict[str, int] = {}
+    missing: dict[str, list[VideoFile]] = {}
     for feature in info.cameras:
         # A file that is not there makes LeRobot ask the Hub for the whole recording, so none may be missing.
         videos = [video for video in episodes.videos if video.camera == feature.key] if episodes else []
@@ -164,22 +188,24 @@ def _videos(info: Info, episodes: Episodes | None) -> list[Finding]:
         if feature.dtype != "video" or episodes is None or not episodes.count:
             continue
         if len(there) < len(videos):
-            missing[feature.key] = len(videos) - len(there)
+            missing[feature.key] = [video for video in videos if video not in there]
             continue
-        try:
-            for video in there:
+        for place, video in enumerate(there):
+            try:
                 if is_pointer(video.path):
                     raise pointer_error("/".join(video.path.parts[-4:]))
-            if not feature.depth:
-                first_frame(there[0].path)
-            for video in there[:HEADERS]:
-                needed, frames = round(video.ends_at * info.fps), frame_count(video.path)
-                if 0 < frames < needed:
-                    findings.append(_short(video.path, frames, needed))
-        except RecordingError as error:
-            findings.append(error.finding())
+                if not place and not feature.depth:
+                    first_frame(video.path)
+                frames = frame_count(video.path) if place < HEADERS else 0
+                if 0 < frames < round(video.ends_at * info.fps):
+                    findings.append(_short(video, frames, info.fps))
+            except RecordingError as error:
+                touched = tuple(number for number, _ in video.episodes) if error.code == "video-unreadable" else ()
+                findings.append(replace(error.finding(), episodes=touched))
+                break
     if missing:
-        count, names = sum(missing.values()), ", ".join(shown(key) for key in missing)
+        count, names = sum(map(len, missing.values())), ", ".join(shown(key) for key in missing)
+        touched = tuple(sorted({number for videos in missing.values() for video in videos for number, _ in video.episodes}))
         findings.append(
             Finding(
                 "video-missing",
@@ -187,31 +213,37 @@ def _videos(info: Info, episodes: Episodes | None) -> list[Finding]:
                 f"{'A video is' if count == 1 else f'{count:,} videos are'} missing, of {names}.",
                 "The recording names files that are not in `videos`.",
                 FETCH_AGAIN,
+                touched,
             )
         )
     return findings
 
 
-def _short(path: Path, frames: int, needed: int) -> Finding:
+def _short(video: VideoFile, frames: int, fps: float) -> Finding:
     return Finding(
         "video-too-short",
         Severity.BLOCKS,
-        f"{shown('/'.join(path.parts[-3:]))} has {frames:,} frames; its episodes need {needed:,}.",
+        f"{shown('/'.join(video.path.parts[-3:]))} has {frames:,} frames; its episodes need {round(video.ends_at * fps):,}.",
         "The video was cut off, or belongs to another recording.",
         FETCH_AGAIN,
+        tuple(number for number, end in video.episodes if frames < round(end * fps)),
     )
 
 
-def _data(folder: Path, info: Info, recording: Recording, episodes: Episodes | None) -> list[Finding]:
-    files = parquet_files(folder / "data")
+def _data(
+    files: Sequence[Path], info: Info, tasks: tuple[str, ...] | None, episodes: Episodes | None, *, table_read: bool
+) -> list[Finding]:
+    """`tasks` are None where they cannot be read; so are `episodes`, or (`table_read`) because there is no table of them."""
     if not files:
         return [Finding("data-missing", Severity.BLOCKS, "The recording has no data files.", "`data` holds no parquet file.", FETCH_AGAIN)]
-    rows = read_rows(files, info, len(recording.tasks) if len(recording.tasks) < MAX_TASKS else None)
+    rows = read_rows(files, info, len(tasks) if tasks is not None and len(tasks) < MAX_TASKS else None)
     if not rows.count:
         why = "The recording ended before an episode was saved."
         return [Finding("recording-empty", Severity.BLOCKS, "The recording holds no frames.", why, "Record again.")]
-    findings = rows.counts(episodes) + rows.values() + rows.times()
-    if not recording.tasks:
+    findings = rows.counts(episodes, table_read=table_read) + rows.values() + rows.times()
+    if tasks is None:
+        return findings
+    if not tasks:
         findings.append(
             Finding(
                 "tasks-missing",
@@ -223,17 +255,17 @@ def _data(folder: Path, info: Info, recording: Recording, episodes: Episodes | N
         )
     else:
         findings += rows.tasks()
-        findings += _task_words(info, recording)
+        findings += _task_words(info, tasks)
     return findings
 
 
-def _task_words(info: Info, recording: Recording) -> list[Finding]:
+def _task_words(info: Info, tasks: Sequence[str]) -> list[Finding]:
     findings = []
     if not info.tasks:
         what, why = "The description counts no tasks.", "LeRobot reads no instructions then, although `meta/tasks` lists them."
-        remedy = f"Write `total_tasks`: {len(recording.tasks)} into meta/info.json of a copy."
+        remedy = f"Write `total_tasks`: {len(tasks)} into meta/info.json of a copy."
         findings.append(Finding("tasks-uncounted", Severity.BLOCKS, what, why, remedy))
-    if any(not task.strip() for task in recording.tasks):
+    if any(not task.strip() for task in tasks):
         what, why = "A task has no words.", "The policy is told in words what to do; it cannot tell this task from another."
         findings.append(Finding("task-empty", Severity.NOTE, what, why, "Name the task in a copy, if you have others."))
     return findings

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from zk0desk import folders
+from zk0desk.training.recording_files import files_below
 
 PIECE = 8 * 2**20
 REMEMBERED = 20_000
@@ -27,8 +28,8 @@ def pictures_digest(root: Path, cameras: Iterable[str], check: Callable[[], None
     The folder's place, and other cameras, do not change it. `check` is called between pieces and may raise. OSError where a file
     cannot be read.
     """
-    names = [root / "meta" / "info.json", *_files(root / "meta" / "episodes"), *_files(root / "data")]
-    names += [file for camera in sorted(cameras) for file in _files(root / "videos" / camera)]
+    names = [root / "meta" / "info.json", *files_below(root / "meta" / "episodes"), *files_below(root / "data")]
+    names += [file for camera in sorted(cameras) for file in files_below(root / "videos" / camera)]
     known = _read()
     before = dict(known)
     whole = hashlib.blake2b(digest_size=32)
@@ -41,10 +42,6 @@ def pictures_digest(root: Path, cameras: Iterable[str], check: Callable[[], None
     if known != before:
         _keep(dict(list(known.items())[-REMEMBERED:]))
     return whole.hexdigest()
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def _digest(file: Path, check: Callable[[], None]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from zk0desk.training.recording_info import FETCH_AGAIN, Info, is_pointer, shown
+from zk0desk.training.recording_info import FETCH_AGAIN, Info, is_pointer, reason, shown
 from zk0desk.training.recording_types import RecordingError
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 MAX_TASKS = 1000
 MAX_LINES = 1_000_000
+MAX_DEPTH = 8
+"""Folders in one another that a recording's files are looked for in."""
 
 
 def parquet_files(folder: Path) -> list[Path]:
@@ -46,7 +49,7 @@ def unreadable_data(path: Path, error: Exception) -> RecordingError:
         why = "You may not read it." if isinstance(error, PermissionError) else f"The system says: {shown(error.strerror)}."
         remedy = "Connect the disk again or check the permissions, then look again."
         return RecordingError(f"{name} cannot be read.", why, remedy, code="unreadable")
-    why = f"It is not a whole parquet file: {shown(error)}."
+    why = f"It is not a whole parquet file: {reason(error)}."
     return RecordingError(f"{name} cannot be read.", why, FETCH_AGAIN, code="data-unreadable")
 
 
@@ -100,11 +103,16 @@ def read_tasks(folder: Path, info: Info) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class VideoFile:
-    """A video that the episodes' table names: its camera's key, and the second at which its last episode ends in it."""
+    """A video that the episodes' table names: its camera's key, and its episodes, each with the second at which it ends in it."""
 
     camera: str
     path: Path
-    ends_at: float
+    episodes: tuple[tuple[int, float], ...]
+
+    @property
+    def ends_at(self) -> float:
+        """The second at which its last episode ends."""
+        return max(end for _, end in self.episodes)
 
 
 @dataclass(frozen=True)
@@ -118,7 +126,7 @@ class Episodes:
 def read_episodes(folder: Path, info: Info) -> Episodes | None:
     """The table of episodes, None where there is none. `RecordingError` where it cannot be read."""
     cameras = [feature.key for feature in info.cameras if feature.dtype == "video"]
-    ends: dict[tuple[str, Path], float] = {}
+    ends: dict[tuple[str, Path], list[tuple[int, float]]] = {}
     count = 0
     if info.major < 3:
         path = folder / "meta" / "episodes.jsonl"
@@ -130,7 +138,8 @@ def read_episodes(folder: Path, info: Info) -> Episodes | None:
                 raise _bad_episodes("An episode has no number or no length")
             count += 1
             at = {"episode_index": episode, "episode_chunk": episode // info.chunks_size, "chunk_index": 0, "file_index": 0}
-            ends |= {(key, folder / info.video_file(key, **at)): length / info.fps for key in cameras}
+            for key in cameras:
+                ends.setdefault((key, folder / info.video_file(key, **at)), []).append((episode, length / info.fps))
         return Episodes(count, _video_files(ends))
     files = parquet_files(folder / "meta" / "episodes")
     for path in files:
@@ -146,8 +155,7 @@ def read_episodes(folder: Path, info: Info) -> Episodes | None:
                 if not (_is_number(episode) and _is_number(chunk) and _is_number(file) and isinstance(end, float) and 0 <= end < 1e9):
                     raise _bad_episodes("An episode does not say in which video it is")
                 at = {"chunk_index": chunk, "file_index": file, "episode_index": episode, "episode_chunk": episode // info.chunks_size}
-                place = (key, folder / info.video_file(key, **at))
-                ends[place] = max(ends.get(place, 0.0), end)
+                ends.setdefault((key, folder / info.video_file(key, **at)), []).append((episode, end))
     return Episodes(count, _video_files(ends)) if files else None
 
 
@@ -159,8 +167,8 @@ def _columns(table: pa.Table) -> dict[str, list[Any]]:
         raise _bad_episodes(shown(error)) from error
 
 
-def _video_files(ends: dict[tuple[str, Path], float]) -> tuple[VideoFile, ...]:
-    return tuple(VideoFile(camera, path, end) for (camera, path), end in ends.items())
+def _video_files(ends: dict[tuple[str, Path], list[tuple[int, float]]]) -> tuple[VideoFile, ...]:
+    return tuple(VideoFile(camera, path, tuple(listed)) for (camera, path), listed in ends.items())
 
 
 def _is_number(value: object) -> TypeGuard[int]:
@@ -171,20 +179,32 @@ def _bad_episodes(why: str) -> RecordingError:
     return RecordingError("The table of episodes cannot be used.", f"{why}.", FETCH_AGAIN, code="episodes-wrong")
 
 
-def size_on_disk(folder: Path) -> int:
-    """Bytes of all files under `folder`; what cannot be looked at counts nothing."""
-    total, waiting = 0, [folder]
+def files_below(folder: Path) -> list[Path]:
+    """All files under `folder`, by their paths: links are followed, but none that leads back. What cannot be looked at is passed over."""
+    found: list[Path] = []
+    waiting: list[tuple[str, tuple[tuple[int, int], ...]]] = [(os.fspath(folder), ())]
     while waiting:
+        here, above = waiting.pop()
         try:
-            with os.scandir(waiting.pop()) as entries:
+            seen = os.stat(here)
+            if (seen.st_dev, seen.st_ino) in above or len(above) > MAX_DEPTH:
+                continue
+            with os.scandir(here) as entries:
                 for entry in entries:
-                    try:
-                        if entry.is_dir(follow_symlinks=False):
-                            waiting.append(Path(entry.path))
-                        else:
-                            total += entry.stat().st_size
-                    except OSError:
-                        continue
+                    with contextlib.suppress(OSError):  # a link that leads to itself
+                        if entry.is_dir():
+                            waiting.append((entry.path, (*above, (seen.st_dev, seen.st_ino))))
+                        elif entry.is_file():
+                            found.append(Path(entry.path))
         except OSError:
             continue
+    return sorted(found)
+
+
+def size_on_disk(folder: Path) -> int:
+    """Bytes of all files under `folder`, as a copy of it would have them; what cannot be looked at counts nothing."""
+    total = 0
+    for path in files_below(folder):
+        with contextlib.suppress(OSError):
+            total += path.stat().st_size
     return total

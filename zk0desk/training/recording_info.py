@@ -6,23 +6,24 @@ checked before use: size, nesting, types, ranges, and that no path leads out of 
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import re
+import stat
 import string
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NoReturn
 
-from zk0desk.training.recording_types import RecordingError
+from zk0desk.training.recording_types import FETCH_AGAIN, RecordingError
 
 MAX_JSON_BYTES = 4 * 2**20
 MAX_DEPTH = 32
 MAX_FEATURES = 512
 MAX_COUNT = 10**10
 MAX_DIM = 10**6
-FETCH_AGAIN = "Copy or download the recording again, with all of its files."
 _DEFAULTS = {
     3: (
         "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
@@ -108,9 +109,15 @@ def shown(value: object, limit: int = 120) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
+def reason(error: BaseException) -> str:
+    """Why a library could not read something, in its own words: no number and no path, and no full stop at the end."""
+    said = getattr(error, "strerror", None) or str(error)
+    return shown(said).rstrip(". ") or type(error).__name__
+
+
 def is_pointer(path: Path) -> bool:
     """Whether `path` is a pointer of Git LFS or git-annex that stands where a file should be. `OSError` if it cannot be read."""
-    if path.stat().st_size > 1024:
+    if _size(path) > 1024:
         return False
     with path.open("rb") as file:
         start = file.read(200)
@@ -119,9 +126,18 @@ def is_pointer(path: Path) -> bool:
 
 def read_json(path: Path, limit: int = MAX_JSON_BYTES) -> Any:
     """Parse the JSON file at `path`; `ValueError` with the reason when it is too large, too deep or not JSON, `OSError` as opening."""
+    _size(path)
     with path.open("rb") as file:
         raw = file.read(limit + 1)
     return parse_json(raw, limit)
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file. `OSError` where it is a pipe or a device: opening one may wait without end."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
+        raise OSError(errno.EINVAL, "It is no file, but a pipe or a device", str(path))
+    return found.st_size
 
 
 def parse_json(raw: bytes, limit: int = MAX_JSON_BYTES) -> Any:

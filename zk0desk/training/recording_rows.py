@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from zk0desk.training.recording_files import Episodes, pointer_error, unreadable_data
 from zk0desk.training.recording_info import FETCH_AGAIN, Info, is_pointer, shown
-from zk0desk.training.recording_types import Finding, RecordingError, Severity
+from zk0desk.training.recording_types import LEAVE_OUT, Finding, RecordingError, Severity
 
 if TYPE_CHECKING:
     import numpy as np
@@ -89,6 +89,7 @@ class Rows:
         self.count = 0
         self._numbers = np.zeros(0)
         self._bad = {name: 0 for name, _ in VECTORS}
+        self._bad_in: dict[str, set[int]] = {name: set() for name, _ in VECTORS}
         self._first_bad: dict[str, int] = {}
         self._range: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self._times_bad, self._times_off, self._times_lost = 0, 0.0, False
@@ -130,7 +131,7 @@ class Rows:
         self._numbers = np.union1d(self._numbers, episodes)
         for name, _ in VECTORS:
             if name in rows:
-                self._vector(name, rows[name])
+                self._vector(name, rows[name], episodes)
         self._timestamps(rows)
         numbers = rows.get("task_index")
         if numbers is not None and self._listed_tasks is not None:
@@ -140,13 +141,14 @@ class Rows:
                 self._unlisted += int(bad.sum())
         self.count += len(episodes)
 
-    def _vector(self, name: str, values: np.ndarray) -> None:
+    def _vector(self, name: str, values: np.ndarray, episodes: np.ndarray) -> None:
         import numpy as np
 
         sound = np.isfinite(values).all(axis=1)
         if not sound.all():
             self._first_bad.setdefault(name, self.count + int(np.argmin(sound)))
             self._bad[name] += int((~sound).sum())
+            self._bad_in[name] |= {int(number) for number in np.unique(episodes[~sound])}
             values = values[sound]
         if len(values):
             low, high = values.min(axis=0), values.max(axis=0)
@@ -176,8 +178,8 @@ class Rows:
 
     # --- telling
 
-    def counts(self, listed: Episodes | None) -> list[Finding]:
-        """Columns, episodes and frames against the description and the table of episodes."""
+    def counts(self, listed: Episodes | None, *, table_read: bool = True) -> list[Finding]:
+        """Columns, episodes and frames against the description and the table of episodes: None where there is none, or it was not read."""
         import numpy as np
 
         info, numbers, episodes = self._info, self._numbers, len(self._numbers)
@@ -193,10 +195,10 @@ class Rows:
             what = f"The episodes are not numbered from 0 on without gaps: the data has numbers from {numbers[0]:g} to {numbers[-1]:g}."
             why = f"LeRobot asks for numbers 0 to {episodes - 1:,}, and for those that are missing it asks the Hub."
             findings.append(Finding("episodes-misnumbered", Severity.BLOCKS, what, why, "Number them anew in a copy."))
-        if listed is None:
+        if listed is None and table_read:
             what = "The table of episodes is missing."
             findings.append(Finding("episodes-missing", Severity.BLOCKS, what, "`meta/episodes` holds no file.", FETCH_AGAIN))
-        elif listed.count not in (episodes, info.episodes):
+        elif listed is not None and listed.count not in (episodes, info.episodes):
             what = f"The table of episodes lists {listed.count:,}; the data holds {episodes:,}."
             findings.append(Finding("episodes-differ", Severity.BLOCKS, what, "LeRobot finds frames through that table.", FETCH_AGAIN))
         return findings
@@ -206,10 +208,11 @@ class Rows:
         findings = []
         for key, what in VECTORS:
             if self._bad[key]:
-                said = f"{self._bad[key]:,} frames hold a {what} that is no number."
+                many = "A frame holds" if self._bad[key] == 1 else f"{self._bad[key]:,} frames hold"
+                said = f"{many} {'an' if what == 'action' else 'a'} {what} that is no number."
                 why = f"The first is frame {self._first_bad[key]}; one such value spoils the whole policy."
-                remedy = "Leave its episode out in a copy, or record it again."
-                findings.append(Finding(f"{what}-not-finite", Severity.BLOCKS, said, why, remedy))
+                touched = tuple(sorted(self._bad_in[key]))
+                findings.append(Finding(f"{what}-not-finite", Severity.BLOCKS, said, why, LEAVE_OUT, touched))
             elif self.count > 1 and key in self._range and not (self._range[key][1] - self._range[key][0]).any():
                 said = "The arm never moves." if what == "state" else "The action never changes."
                 why = f"All {self.count:,} frames hold the same {what}: there is little to learn from it."
@@ -236,6 +239,6 @@ class Rows:
         """Frames whose task is not listed."""
         if not self._unlisted:
             return []
-        what = f"{self._unlisted:,} frames belong to a task that is not listed."
+        what = f"{'A frame belongs' if self._unlisted == 1 else f'{self._unlisted:,} frames belong'} to a task that is not listed."
         why = f"The recording lists {self._listed_tasks}; the first such frame names number {self._first_unlisted}, counted from 0."
         return [Finding("task-unknown", Severity.BLOCKS, what, why, FETCH_AGAIN)]

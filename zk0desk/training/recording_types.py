@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -24,6 +25,16 @@ class Severity(StrEnum):
 
 
 _ORDER = tuple(Severity)
+BY_EPISODE = {
+    "state-not-finite", "action-not-finite", "frames-gap", "timestamps-unsafe", "video-missing", "video-too-short", "video-unreadable",
+}  # fmt: skip
+"""Codes of findings that are mended by leaving the episodes out that they touch."""
+FETCH_AGAIN = "Copy or download the recording again, with all of its files."
+OR_LEAVE_OUT = f"{FETCH_AGAIN} Or leave these episodes out in a copy."
+LEAVE_OUT = "Leave these episodes out in a copy, or record them again."
+REENCODE = "Re-encode the video in a copy, or record these episodes again."
+RECORD_AGAIN = "Record these episodes again."
+LATER = "This can be mended once nothing blocks any more."
 
 
 @dataclass(frozen=True)
@@ -46,13 +57,33 @@ class Finding:
         return said | ({"episodes": list(self.episodes)} if self.episodes else {})
 
 
-def in_order(findings: list[Finding]) -> tuple[Finding, ...]:
-    """The findings, what blocks first, otherwise as they were found. A repair that must fail while something blocks says so."""
+def in_order(findings: list[Finding], episodes: int = 0) -> tuple[Finding, ...]:
+    """The findings, what blocks first, otherwise as they were found. `episodes` are those of the recording that they are of.
+
+    No remedy is offered that must fail: repairs wait while something blocks that none of them mends.
+    """
     ordered = sorted(findings, key=lambda finding: _ORDER.index(finding.severity))
-    if ordered and ordered[0].severity is Severity.BLOCKS:
-        later = "This can be mended once nothing blocks any more."
-        ordered = [replace(finding, remedy=later) if finding.severity is Severity.REPAIRABLE else finding for finding in ordered]
-    return tuple(ordered)
+    if not ordered or ordered[0].severity is not Severity.BLOCKS:
+        return tuple(ordered)
+    remedy = _beside_others if _a_copy_helps(ordered, episodes) else _while_blocked
+    return tuple(replace(finding, remedy=remedy(finding)) for finding in ordered)
+
+
+def _beside_others(finding: Finding) -> str:
+    return OR_LEAVE_OUT if finding.code in BY_EPISODE and finding.remedy == FETCH_AGAIN else finding.remedy
+
+
+def _while_blocked(finding: Finding) -> str:
+    if finding.severity is Severity.REPAIRABLE:
+        return LATER
+    return RECORD_AGAIN if finding.remedy in (LEAVE_OUT, REENCODE) else finding.remedy
+
+
+def _a_copy_helps(findings: Sequence[Finding], episodes: int) -> bool:
+    """Whether all that blocks is mended by leaving some of the `episodes` out of a copy, or by encoding its videos anew."""
+    blocks = [finding for finding in findings if finding.severity is Severity.BLOCKS and finding.remedy != REENCODE]
+    touched = {number for finding in blocks for number in finding.episodes}
+    return all(finding.code in BY_EPISODE and finding.episodes for finding in blocks) and len(touched) < max(1, episodes)
 
 
 class RecordingError(OperatorError):
@@ -137,6 +168,14 @@ class CheckResult:
     findings: tuple[Finding, ...] = ()
 
     @property
+    def mendable(self) -> bool:
+        """Whether a repair can make a copy that can be trained on, as far as the check shows; it may leave broken episodes out."""
+        blocked = self.status == "unusable"
+        return self.status == "repairable" or (
+            blocked and self.recording is not None and _a_copy_helps(self.findings, self.recording.episodes)
+        )
+
+    @property
     def exit_status(self) -> ExitStatus:
         """What the command line returns: 0 usable, 3 repairable, 4 unusable."""
         return {"ok": ExitStatus.OK, "repairable": ExitStatus.REPAIRABLE, "unusable": ExitStatus.UNUSABLE}[self.status]
@@ -155,7 +194,7 @@ def result_of(path: Path, recording: Recording | None, findings: list[Finding]) 
     """The check's answer: unusable if anything blocks, repairable if anything must be repaired, else ok."""
     severities = {finding.severity for finding in findings}
     status: Status = "unusable" if Severity.BLOCKS in severities else "repairable" if Severity.REPAIRABLE in severities else "ok"
-    return CheckResult(path, recording, status, in_order(findings))
+    return CheckResult(path, recording, status, in_order(findings, recording.episodes if recording else 0))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from zk0desk.training.episode_table import Episode
 from zk0desk.training.recording_check import ACTION, STATE
 from zk0desk.training.recording_files import size_on_disk
 from zk0desk.training.recording_info import Info, read_info, shown
-from zk0desk.training.recording_types import CheckResult, Finding, PolicyNeeds, RecordingError, Severity
+from zk0desk.training.recording_types import BY_EPISODE, CheckResult, Finding, PolicyNeeds, RecordingError, Severity
 from zk0desk.training.repair_convert import episode_statistics_whole
 from zk0desk.training.repair_tables import episodes_of, numbers, video_keys
 from zk0desk.training.repair_times import doubt, measure, refusal
@@ -26,8 +26,6 @@ COPY_BYTES_S, ROWS_S, ENGINE_S, PIXELS_S, SAMPLED_PIXELS_S, LOOK_S = 350e6, 300e
 and pixels decoded, a second; seconds that the check of the copy looks for a picture."""
 REENCODED = 2.0
 """Times the size that a video may take in H.264: AV1 is half as large."""
-BY_EPISODE = {"state-not-finite", "action-not-finite", "frames-gap", "video-missing", "video-too-short", "video-unreadable"}
-"""Findings that are mended by leaving the episodes out that they touch."""
 
 
 class Step(StrEnum):

@@ -42,10 +42,11 @@ class Timing:
 
 def measure(episode: np.ndarray, frame: np.ndarray, time: np.ndarray, fps: float) -> list[Timing]:
     """The timing of each episode; all arrays (frames,). Timestamps that are no numbers are passed over while most are."""
-    return [_timing(number, frame[rows], time[rows], fps) for number, rows in rows_of(episode).items()]
+    return [timing_of(number, frame[rows], time[rows], fps) for number, rows in rows_of(episode).items()]
 
 
-def _timing(number: int, frame: np.ndarray, time: np.ndarray, fps: float) -> Timing:
+def timing_of(number: int, frame: np.ndarray, time: np.ndarray, fps: float) -> Timing:
+    """The timing of the episode `number`; both arrays (frames,)."""
     count = len(frame)
     if not np.array_equal(frame, np.arange(count)):
         return Timing(number, count, fps, 1.0, 0, "its frames are not numbered 0, 1, 2 and so on")
@@ -79,6 +80,13 @@ def refusal(timings: Sequence[Timing], fps: float) -> str:
     if late > max(1.0, LATE * frames):
         return f"{late:,} of {frames:,} frames come more than {SURE_GAP:g} frame times after the one before; {LATE:.0%} may."
     return ""
+
+
+def common_rate(timings: Sequence[Timing]) -> int:
+    """The whole number of frames a second at which all episodes were recorded, 0 where there is none."""
+    rates = np.array([timing.rate for timing in timings])
+    rate = int(np.round(np.median(rates)))
+    return rate if rate and (np.abs(rates / rate - 1) <= SURE_RATE).all() else 0
 
 
 def doubt(timings: Sequence[Timing], fps: float) -> str:

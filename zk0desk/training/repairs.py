@@ -23,7 +23,7 @@ from zk0desk.control import NodeControl
 from zk0desk.events import Event, Notice
 from zk0desk.settings import Recordings
 from zk0desk.training.deep_check import deep_check
-from zk0desk.training.recording_files import size_on_disk
+from zk0desk.training.recording_files import files_below, size_on_disk
 from zk0desk.training.recording_info import read_info, shown
 from zk0desk.training.recording_types import CheckResult, RecordingError
 from zk0desk.training.recordings import standard_folders
@@ -267,9 +267,7 @@ def _copy(source: Path, target: Path, tell: Tell, *, only_top: bool = False) -> 
     """Copy the recording's files, or only those that lie beside its folders (a README, a licence). Links become what they lead to."""
     files = [entry for entry in source.iterdir() if entry.is_file() and not entry.name.startswith(".")]
     for name in () if only_top else ("meta", "data", "videos", "images"):
-        for folder, below, names in os.walk(source / name, followlinks=True):
-            below[:] = [each for each in below if len(Path(folder).parts) - len(source.parts) < 8]  # links may lead in a circle
-            files += [Path(folder) / each for each in names]
+        files += files_below(source / name)
     total, done = sum(file.stat().st_size for file in files) or 1, 0
     target.mkdir(exist_ok=True)
     for file in files:

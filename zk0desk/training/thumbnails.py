@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zk0desk.training.recording_files import parquet_files, read_episodes
-from zk0desk.training.recording_info import FETCH_AGAIN, Info, is_pointer, read_info, shown
+from zk0desk.training.recording_info import FETCH_AGAIN, Info, is_pointer, read_info, reason, shown
 from zk0desk.training.recording_types import RecordingError
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def _play(path: Path, *, decode: bool = True) -> tuple[int, np.ndarray]:
                 for frame in container.decode(stream):
                     return stream.frames, frame.to_ndarray(format="rgb24")
     except (av.FFmpegError, OSError, ValueError, RuntimeError, MemoryError) as error:
-        why = f"PyAV says: {shown(error)}."
+        why = f"PyAV says: {reason(error)}."
     raise RecordingError(f"{name} cannot be played.", why, FETCH_AGAIN, code="video-unreadable")
 
 
