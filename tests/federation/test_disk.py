@@ -202,7 +202,7 @@ def test_a_port_that_is_taken_is_named_and_nothing_is_left_running(tmp_path):
 
 
 def test_whether_a_server_runs_depends_on_no_clock_and_no_process_id(tmp_path):
-    from zk0desk.federation import process_lock
+    from zk0desk import process_lock
     from zk0desk.federation.server_folder import ServerFolderError
 
     folder = make_server(tmp_path)

@@ -8,8 +8,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from tests.federation.coordinator_parts import make_policy, make_server
+from zk0desk import process_lock
 from zk0desk.cli import main
-from zk0desk.federation import process_lock, server_doctor
+from zk0desk.federation import server_doctor
 from zk0desk.federation.certificate import make_certificate
 from zk0desk.federation.credentials import NodeKey
 from zk0desk.federation.server_doctor import disk_needed, examine

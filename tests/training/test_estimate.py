@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from zk0desk import folders
+from zk0desk.amounts import duration
 from zk0desk.events import Event, PrefixChosen, RoundStarted, RoundTimes, RoundTrained, StepDone
 from zk0desk.settings import Cache, ChosenRecording
 from zk0desk.training.asked_round import AskedRound
-from zk0desk.training.estimate import Estimate, duration
+from zk0desk.training.estimate import Estimate
 from zk0desk.training.hardware import Computer, Gpu, Verdict
 from zk0desk.training.kept_estimates import Learning, keep, kept, with_what_is_prepared
 from zk0desk.training.prefix_cache import PrefixCache

@@ -9,7 +9,8 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from zk0desk.training import gpu_look, hardware_look
+from zk0desk import gpus
+from zk0desk.training import hardware_look
 from zk0desk.training.container_limits import Limits, container_limits, usable_cores
 from zk0desk.training.hardware import inspect_computer
 
@@ -91,7 +92,7 @@ def test_the_containers_memory_and_cores_are_what_there_is(monkeypatch: pytest.M
     [(None, [0, 1, 2]), ("", []), ("2,0", [2, 0]), ("GPU-bb", [1]), ("0,-1,2", [0]), ("0,7,1", [0]), ("1,1", [1]), ("GPU-", [])],
 )
 def test_of_several_gpus_those_are_seen_that_cuda_shows(chosen: str | None, order: list[int]) -> None:
-    assert gpu_look.visible(["GPU-aa11", "GPU-bb22", "GPU-cc33"], chosen) == order
+    assert gpus.visible(["GPU-aa11", "GPU-bb22", "GPU-cc33"], chosen) == order
 
 
 class Trouble(Exception):
@@ -137,7 +138,7 @@ def test_all_that_the_driver_tells_of_a_gpu_is_taken(monkeypatch: pytest.MonkeyP
     }  # fmt: skip
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setitem(sys.modules, "pynvml", nvml([card]))
-    (gpu,) = gpu_look.nvidia_gpus()
+    (gpu,) = gpus.nvidia_gpus()
     assert (gpu.name, gpu.driver, gpu.capability, gpu.memory_free) == ("NVIDIA RTX 4070", "580.65.06", (8, 9), 9 * GB)
     assert (gpu.temperature, gpu.utilisation, gpu.memory_others, gpu.shared) == (61, 40, 3 * GB, False)
 
@@ -147,16 +148,16 @@ def test_what_the_driver_does_not_tell_is_unknown(monkeypatch: pytest.MonkeyPatc
     jetson = {"name": "Orin (nvgpu)", "capability": (8, 7)}
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setitem(sys.modules, "pynvml", nvml([windows, jetson]))
-    first, second = gpu_look.nvidia_gpus(memory=32 * GB, memory_free=20 * GB)
+    first, second = gpus.nvidia_gpus(memory=32 * GB, memory_free=20 * GB)
     assert (first.temperature, first.utilisation, first.memory_others) == (None, None, None)
     assert (second.shared, second.memory, second.memory_free) == (True, 32 * GB, 20 * GB)
 
 
 def test_without_a_driver_there_is_no_gpu_and_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", nvml([], start=Trouble("driver not loaded")))
-    assert gpu_look.nvidia_gpus() == []
+    assert gpus.nvidia_gpus() == []
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert gpu_look.nvidia_gpus() == []
+    assert gpus.nvidia_gpus() == []
 
 
 def test_a_gpu_on_the_bus_whose_driver_is_silent_is_seen(lay, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,9 +170,9 @@ def test_a_gpu_on_the_bus_whose_driver_is_silent_is_seen(lay, monkeypatch: pytes
         }
     )
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    monkeypatch.setattr(gpu_look, "PCI", bus)
+    monkeypatch.setattr(gpus, "PCI", bus)
     monkeypatch.setattr(sys, "platform", "linux")
-    assert [(gpu.kind, gpu.driver) for gpu in gpu_look.find_gpus(GB, GB) if gpu.kind == "cuda"] == [("cuda", "none")]
+    assert [(gpu.kind, gpu.driver) for gpu in gpus.find_gpus(GB, GB) if gpu.kind == "cuda"] == [("cuda", "none")]
 
 
 # --- AMD
@@ -185,10 +186,10 @@ def test_an_amd_gpu_is_told_by_the_kernels_files(lay) -> None:
         f"{card}/gpu_busy_percent": 7, f"{card}/hwmon/hwmon3/temp1_input": 52000, f"{card}/product_name": "AMD Radeon RX 7900 XTX",
         "drm/card1-DP-1/status": "connected", "drm/card0/device/vendor": "0x8086",
     })  # fmt: skip
-    (gpu,) = gpu_look.amd_gpus(root / "drm", root / "kfd")
+    (gpu,) = gpus.amd_gpus(root / "drm", root / "kfd")
     assert (gpu.kind, gpu.name, gpu.capability, gpu.memory_free) == ("rocm", "AMD Radeon RX 7900 XTX", (11, 0), 23 * GB)
     assert (gpu.temperature, gpu.utilisation, gpu.memory_others) == (52, 7, GB)
-    assert gpu_look.amd_gpus(root / "nothing", root / "here") == []
+    assert gpus.amd_gpus(root / "nothing", root / "here") == []
 
 
 # --- torch

@@ -14,9 +14,10 @@ import typer
 if TYPE_CHECKING:
     from zk0desk.events import Event
     from zk0desk.federation.network import NetworkLook
+    from zk0desk.gpus import Gpu
     from zk0desk.settings import ChosenRecording, Settings
     from zk0desk.training.disk_look import DiskLook
-    from zk0desk.training.hardware_types import Computer, Gpu
+    from zk0desk.training.hardware_types import Computer
     from zk0desk.training.preflight import Preflight
 
 
@@ -139,7 +140,7 @@ def _progress(event: Event) -> None:
 
 def _computer(computer: Computer) -> Iterator[tuple[str, str]]:
     """What was seen of the computer, as names and values."""
-    from zk0desk.training.hardware import gigabytes
+    from zk0desk.amounts import gigabytes
 
     inside = [word for word, is_so in (("WSL", computer.wsl), ("a container", computer.container)) if is_so]
     limits = [f"{gigabytes(computer.memory_limit)} of memory"] if computer.memory_limit else []
@@ -163,7 +164,7 @@ def _computer(computer: Computer) -> Iterator[tuple[str, str]]:
 
 
 def _gpu(gpu: Gpu) -> str:
-    from zk0desk.training.hardware import gigabytes
+    from zk0desk.amounts import gigabytes
 
     facts = [gpu.name, f"{gigabytes(gpu.memory_free)} of {gigabytes(gpu.memory)} free"]
     facts += [f"others hold {gigabytes(gpu.memory_others)}"] if gpu.memory_others else []
@@ -174,8 +175,8 @@ def _gpu(gpu: Gpu) -> str:
 
 def _keeping(seen: Preflight, every_s: float) -> tuple[str, str]:
     """What keeping the middle of a round on disk takes."""
+    from zk0desk.amounts import gigabytes
     from zk0desk.training.checkpoint import bytes_a_day, checkpoint_bytes
-    from zk0desk.training.hardware import gigabytes
     from zk0desk.training.policy_size import TRAINABLE
 
     size = checkpoint_bytes(seen.files.trainable_parameters if seen.files else TRAINABLE)
@@ -185,7 +186,7 @@ def _keeping(seen: Preflight, every_s: float) -> tuple[str, str]:
 
 def _training(seen: Preflight) -> Iterator[tuple[str, str]]:
     """Policy, recordings, decoder, device and estimate, as names and values."""
-    from zk0desk.training.hardware import gigabytes
+    from zk0desk.amounts import gigabytes
 
     if seen.files is not None:
         files = seen.files

@@ -7,11 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zk0desk.amounts import duration, gigabytes
 from zk0desk.federation.asked_round import known_transfer_speed
 from zk0desk.federation.probe import probe
 from zk0desk.federation.transfer_speed import update_bytes, weights_bytes, whole_bytes
-from zk0desk.training.estimate import duration
-from zk0desk.training.hardware_types import gigabytes
 
 if TYPE_CHECKING:
     from zk0desk.federation.invitation import Invitation

@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from zk0desk import process_lock
 from zk0desk.control import NodeControl, Stopped
 from zk0desk.errors import ExitStatus, OperatorError
 from zk0desk.events import Notice, RoundOpened, RunFinished, RunStarted, ServerStateChanged, Sink
-from zk0desk.federation import disk, process_lock
+from zk0desk.federation import disk
 from zk0desk.federation.aggregation import Aggregation
 from zk0desk.federation.broadcast import Broadcast
 from zk0desk.federation.collecting import Collector

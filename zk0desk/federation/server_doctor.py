@@ -17,13 +17,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from zk0desk.amounts import gigabytes
 from zk0desk.errors import ExitStatus, OperatorError
 from zk0desk.federation import robust
 from zk0desk.federation.server_folder import ServerFolder, ServerNotRunningError
 from zk0desk.settings import ChosenRecording, ServerSettings
 from zk0desk.training import policy_files
 from zk0desk.training.container_limits import usable_memory
-from zk0desk.training.hardware import gigabytes
 from zk0desk.training.policy_files import PolicyFiles
 from zk0desk.training.policy_size import LIBRARIES
 from zk0desk.training.privacy import noise_ratio, noise_words, rounds_within

@@ -20,9 +20,9 @@ import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from zk0desk import process_lock
 from zk0desk import settings as settings_file
 from zk0desk.errors import ExitStatus, OperatorError
-from zk0desk.federation import process_lock
 from zk0desk.federation.certificate import ServerCertificate, make_certificate
 from zk0desk.federation.invitation import Invitation, certificate_sha256
 from zk0desk.federation.node_registry import NodeRecord, NodeRegistry, NodeUnknownError, Status, fingerprint_of, read_public_key

@@ -10,10 +10,11 @@ import threading
 import time
 from dataclasses import asdict
 
+from zk0desk import process_lock
 from zk0desk.control import Stopped
 from zk0desk.errors import ExitStatus, OperatorError
 from zk0desk.events import Event, Notice, ServerStateChanged, Sink
-from zk0desk.federation import child, disk, process_lock
+from zk0desk.federation import child, disk
 from zk0desk.federation.certificate import CertificateWatch
 from zk0desk.federation.disk import PatientDisk
 from zk0desk.federation.front import Front

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from zk0desk.amounts import duration
 from zk0desk.settings import ServerRounds
-from zk0desk.training.estimate import KEEPING, Estimate, duration
+from zk0desk.training.estimate import KEEPING, Estimate
 from zk0desk.training.recording_types import Finding, Severity
 from zk0desk.training.rounds import RoundPlan
 

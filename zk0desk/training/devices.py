@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from zk0desk.training.gpu_look import find_gpus
+from zk0desk.gpus import find_gpus
 from zk0desk.training.hardware_devices import BF16_CAPABILITY, best_of
 from zk0desk.training.rounds import RoundFailedError
 

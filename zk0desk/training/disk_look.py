@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from zk0desk.amounts import gigabytes
 from zk0desk.training.hardware_look import runs_place
-from zk0desk.training.hardware_types import gigabytes
 
 SIZE, PIECE = 64 * 2**20, 2**20
 """Bytes that are written and read, and bytes at once."""

@@ -215,14 +215,3 @@ class Estimate:
         first = self.frames * (newly + (fresh - newly) * max(1.0, visits / self.frames))
         preparing, decoding = first * self.prepare_s * self.factor, first * self.decode_s * self.factor
         return trained + preparing + max(0.0, decoding - preparing - trained * first / visits), kept + newly
-
-
-def duration(seconds: float) -> str:
-    """Seconds for a person: "45 s", "38 min", "2 h 10 min"."""
-    if seconds < 100:
-        return f"{max(1, round(seconds))} s"
-    minutes = round(seconds / 60)
-    if minutes < 100:
-        return f"{minutes} min"
-    hours, minutes = divmod(round(minutes, -1), 60)
-    return f"{hours} h {minutes} min" if minutes and hours < 10 else f"{round(seconds / 3600)} h"

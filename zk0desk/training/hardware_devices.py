@@ -5,20 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from zk0desk.training.hardware_types import NO_DRIVER, Computer, Gpu, Precision, gigabytes
+from zk0desk.amounts import gigabytes
+from zk0desk.gpus import JETSONS, MIN_CAPABILITY, MIN_DRIVER, NO_DRIVER, Gpu
+from zk0desk.training.hardware_types import Computer, Precision
 from zk0desk.training.policy_size import GPU_LIBRARIES, LARGE_AT_ONCE, LARGE_POLICY, LIBRARIES, PolicySize
 from zk0desk.training.recording_types import Finding, Severity
 
 CUDA = 13
 """The CUDA version with which torch is built, where it is not told."""
-MIN_DRIVER = {13: 580, 12: 525, 11: 450}
-"""NVIDIA driver that a CUDA version asks for."""
-MIN_CAPABILITY = {13: (7, 5), 12: (5, 0), 11: (3, 7)}
-"""Oldest GPU generation that a CUDA version has code for."""
 BF16_CAPABILITY = (8, 0)
 """From Ampere on NVIDIA's GPUs compute in bfloat16."""
-JETSONS = {(5, 3), (6, 2), (7, 2), (8, 7)}
-"""Generations of NVIDIA's boards for which torch as published has no code: Nano, TX2, Xavier, Orin."""
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from zk0desk import folders
+from zk0desk.gpus import find_gpus, jetson_model
 from zk0desk.training.container_limits import container_limits, in_container, usable_cores, usable_memory
-from zk0desk.training.gpu_look import find_gpus, jetson_model
 from zk0desk.training.hardware_types import ENGINE, Computer
 
 PROBE_LIMIT_S = 120

@@ -6,35 +6,13 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from zk0desk.errors import ExitStatus
+from zk0desk.gpus import Gpu
 from zk0desk.training.recording_types import Finding
 
 Answer = Literal["ok", "limits", "no"]
 Precision = Literal["fp32", "bf16"]
-GpuKind = Literal["cuda", "rocm", "mps"]
 ENGINE = ("torch", "lerobot", "flwr")
 """Without one of these nothing is trained."""
-NO_DRIVER = "none"
-"""The driver of a GPU that is in the computer and answers to nobody."""
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """A GPU as its driver describes it. Bytes; `driver` such as "580.65"; `capability` such as (8, 6), or (0, 0) where it is not told.
-
-    `shared`: its memory is the computer's own. `temperature` in degrees Celsius, `utilisation` in percent, `memory_others` what other
-    programs hold of its memory; None where the driver does not tell.
-    """
-
-    kind: GpuKind
-    name: str
-    memory: int
-    memory_free: int
-    driver: str = ""
-    capability: tuple[int, int] = (0, 0)
-    shared: bool = False
-    temperature: int | None = None
-    utilisation: int | None = None
-    memory_others: int | None = None
 
 
 @dataclass(frozen=True)
@@ -108,11 +86,6 @@ class Verdict:
             "memory-left": self.memory_left,
             "findings": [finding.to_json() for finding in self.findings],
         }
-
-
-def gigabytes(count: float) -> str:
-    """Bytes for a person: GB, or MB where that would be 0.0 GB."""
-    return f"{count / 1e9:.1f} GB" if count >= 5e7 else f"{count / 1e6:.0f} MB"
 
 
 def _kebab(fields: dict[str, Any]) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
+from zk0desk.amounts import gigabytes
 from zk0desk.training.hardware_devices import Place, best_place, processor, repairable
-from zk0desk.training.hardware_types import ENGINE, Answer, Computer, Verdict, gigabytes
+from zk0desk.training.hardware_types import ENGINE, Answer, Computer, Verdict
 from zk0desk.training.policy_size import BATCH, LARGE_POLICY, LIBRARIES, PARAMETERS, TRAINABLE, PolicySize
 from zk0desk.training.recording_types import Finding, Severity, in_order
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from zk0desk.gpus import find_gpus
 from zk0desk.training.container_limits import usable_memory
-from zk0desk.training.gpu_look import find_gpus
 from zk0desk.training.hardware_look import cpu_name
 
 MEASURED_S = 0.3

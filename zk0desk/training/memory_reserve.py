@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from zk0desk.amounts import gigabytes
 from zk0desk.events import Notice, Sink
 from zk0desk.training.container_limits import usable_memory
-from zk0desk.training.hardware_types import Precision, gigabytes
+from zk0desk.training.hardware_types import Precision
 from zk0desk.training.policy_size import LIBRARIES, PolicySize
 from zk0desk.training.rounds import RoundFailedError
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from zk0desk import folders
 from zk0desk.errors import OperatorError
+from zk0desk.gpus import find_gpus
 from zk0desk.settings import Settings
 from zk0desk.training.container_limits import usable_cores, usable_memory
 from zk0desk.training.forward_choice import TRAINING_SHARE
-from zk0desk.training.gpu_look import find_gpus
 from zk0desk.training.policy_files import WEIGHTS, read_config
 from zk0desk.training.prefix_cache import KEEP_FREE, PrefixCache
 from zk0desk.training.prefix_level import CacheCase, LevelChoice, choose_level

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from zk0desk.training.hardware_types import gigabytes
+from zk0desk.amounts import gigabytes
 from zk0desk.training.prefix_rules import Level
 
 OPERATIONS = {"off": 500e9, "N": 500e9 / 1.12, "V": 500e9 / 7.3, "P": 500e9 / 16.8}

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from zk0desk.amounts import gigabytes
 from zk0desk.control import NodeControl
 from zk0desk.errors import OperatorError, SettingsError
 from zk0desk.events import Notice, PrefixChosen, Prepared, Sink
@@ -22,7 +23,6 @@ from zk0desk.training.container_limits import usable_cores
 from zk0desk.training.devices import choose_device, out_of_memory, release_unused, wants_bf16
 from zk0desk.training.forward_choice import ForwardChoice
 from zk0desk.training.frames import Batch, Frames, ahead
-from zk0desk.training.hardware_types import gigabytes
 from zk0desk.training.memory_reserve import frames_at_once
 from zk0desk.training.policy_size import LARGE_AT_ONCE, LARGE_POLICY
 from zk0desk.training.prefix_cache import KEEP_FREE, PrefixCache

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from zk0desk.amounts import gigabytes
 from zk0desk.errors import OperatorError
 from zk0desk.events import Event, Notice, PrefixChosen, RoundStarted, RoundTimes, Sink, StepDone
 from zk0desk.settings import Cache
 from zk0desk.training.estimate import KEEPING
-from zk0desk.training.hardware_types import gigabytes
 from zk0desk.training.measuring_folder import forget
 from zk0desk.training.prefix_cache import KEEP_FREE
 from zk0desk.training.prefix_level import WORTH_KEEPING, LevelChoice

@@ -13,6 +13,7 @@ from zk0desk.errors import OperatorError
 from zk0desk.ui import theme
 from zk0desk.ui.background import in_background
 from zk0desk.ui.hardware_look import Asked, HardwareLook, look_at_hardware
+from zk0desk.ui.keyring_banner import KeyringBanner
 from zk0desk.ui.model import AppModel
 from zk0desk.ui.pages.devices_card import DevicesCard
 from zk0desk.ui.pages.how_it_trains_card import HowItTrainsCard
@@ -62,6 +63,7 @@ class ComputerPage(QWidget):
         self.go_on = PrimaryButton("Cont&inue: federation", "arrow-right", lambda: model.showPage.emit("federation"))
         self.header.actions.addWidget(self.go_on)
         column.addWidget(self.header)
+        column.addWidget(KeyringBanner(model))
 
         policy = Card("Base policy")
         self.policy_badge = Badge("muted", "Not chosen")
@@ -183,7 +185,7 @@ class ComputerPage(QWidget):
 
     def rows(self) -> list[tuple[str, str]]:
         """What was seen, as names and values."""
-        from zk0desk.training.hardware import gigabytes
+        from zk0desk.amounts import gigabytes
 
         computer, answer = self.computer, self.verdict
         if computer is None or answer is None:
@@ -258,7 +260,7 @@ class _Fine:
     severity, remedy = "ok", ""
 
     def __init__(self, computer: Computer, answer: Verdict) -> None:
-        from zk0desk.training.hardware import gigabytes
+        from zk0desk.amounts import gigabytes
 
         self.what: Any = "Memory, disk, drivers and versions are as training needs them."
         on_gpu = f", and {gigabytes(answer.memory_needed)} of the GPU's" if answer.device != "cpu" else ""

@@ -88,7 +88,7 @@ class _Row:
             widget.hide()
 
     def show_load(self, load: DeviceLoad) -> None:
-        from zk0desk.training.hardware_types import gigabytes
+        from zk0desk.amounts import gigabytes
 
         self.name.setText(load.name)
         self.bar.setVisible(load.busy is not None)

@@ -60,7 +60,7 @@ class HowItTrainsCard(Card):
 
     def show_look(self, computer: Computer, answer: Verdict) -> None:
         """Offer what `computer` has, show what the settings hold, and what comes of it."""
-        from zk0desk.training.hardware import gigabytes
+        from zk0desk.amounts import gigabytes
 
         try:
             training = self._model.settings.training

@@ -162,7 +162,7 @@ class HubDialog(QDialog):
     # --- fetching
 
     def _moved(self, done: int, total: int) -> None:
-        from zk0desk.training.estimate import duration
+        from zk0desk.amounts import duration
 
         rate = self._rate.add(done)
         self.progress.setRange(0, 1000)

@@ -1,20 +1,49 @@
-"""The GPUs of this computer: NVIDIA's by NVML, AMD's by the kernel's own files, Apple's by the system. Never imports torch."""
+"""The GPUs of this computer: NVIDIA's by NVML, AMD's by the kernel's own files, Apple's by the system; and what torch asks of them. Never imports torch."""
 
 from __future__ import annotations
 
 import os
 import platform
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from zk0desk.training.hardware_types import NO_DRIVER, Gpu
+from typing import Any, Literal
 
 PCI, DRM, KFD = Path("/sys/bus/pci/devices"), Path("/sys/class/drm"), Path("/sys/class/kfd/kfd/topology/nodes")
 NVIDIA, AMD = "0x10de", "0x1002"
 JETSON = Path("/proc/device-tree/model")
 _APPLE_SHARE = (3, 4)
 """Apple's chips share the memory; Metal lets one program have about three quarters of it."""
+
+GpuKind = Literal["cuda", "rocm", "mps"]
+NO_DRIVER = "none"
+"""The driver of a GPU that is in the computer and answers to nobody."""
+MIN_DRIVER = {13: 580, 12: 525, 11: 450}
+"""NVIDIA driver that a CUDA version asks for."""
+MIN_CAPABILITY = {13: (7, 5), 12: (5, 0), 11: (3, 7)}
+"""Oldest GPU generation that a CUDA version has code for."""
+JETSONS = {(5, 3), (6, 2), (7, 2), (8, 7)}
+"""Generations of NVIDIA's boards for which torch as published has no code: Nano, TX2, Xavier, Orin."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU as its driver describes it. Bytes; `driver` such as "580.65"; `capability` such as (8, 6), or (0, 0) where it is not told.
+
+    `shared`: its memory is the computer's own. `temperature` in degrees Celsius, `utilisation` in percent, `memory_others` what other
+    programs hold of its memory; None where the driver does not tell.
+    """
+
+    kind: GpuKind
+    name: str
+    memory: int
+    memory_free: int
+    driver: str = ""
+    capability: tuple[int, int] = (0, 0)
+    shared: bool = False
+    temperature: int | None = None
+    utilisation: int | None = None
+    memory_others: int | None = None
 
 
 def find_gpus(memory: int, memory_free: int) -> tuple[Gpu, ...]:
