@@ -132,7 +132,7 @@ def test_the_first_bad_frame_and_the_jitter_are_measured(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("key", "feature", "code", "words"),
     [
-        ("qpos", {"dtype": "float32", "shape": [3], "names": None}, "feature-ignored", "`qpos` to `observation.state`"),
+        ("qpos", {"dtype": "float32", "shape": [3], "names": None}, "state-misnamed", "`qpos` to `observation.state`"),
         ("torque", {"dtype": "float32", "shape": [3], "names": None}, "feature-ignored", "Nothing"),
     ],
 )
@@ -143,7 +143,7 @@ def test_a_column_that_lerobot_does_not_know_is_told(key: str, feature: dict[str
             del info["features"]["observation.state"]
 
     def column(table: Table) -> None:
-        table[key] = table["observation.state"]
+        table[key] = table.pop("observation.state") if "observation.state" in words else table["observation.state"]
 
     result = deep_check(make_recording(tmp_path / "cubes", info=rename, data=column), NEEDS)
     finding = next(each for each in result.findings if each.code == code)

@@ -13,7 +13,7 @@ from zk0desk.training.deep_places import place_findings
 from zk0desk.training.episode_table import Episode
 from zk0desk.training.recording_info import FETCH_AGAIN, Info, shown
 from zk0desk.training.recording_rows import ACTION, STATE, TOLERANCE_S
-from zk0desk.training.recording_schema import ignored_findings
+from zk0desk.training.recording_schema import ignored_findings, renames
 from zk0desk.training.recording_types import BY_EPISODE, LEAVE_OUT, Finding, PolicyNeeds, Severity
 from zk0desk.training.repair_times import Timing, common_rate, refusal, timing_of
 
@@ -72,6 +72,7 @@ class ColumnCheck:
     def __init__(self, info: Info, needs: PolicyNeeds, listed: list[Episode]) -> None:
         self._info, self._needs = info, needs
         self._table = listed
+        self._known_as = renames(info)
         self.rows = 0
         self.lengths: dict[int, int] = {}
         self._touched: dict[str, dict[int, str]] = {}
@@ -89,6 +90,7 @@ class ColumnCheck:
 
     def take(self, batch: Mapping[str, np.ndarray]) -> None:
         """Take the next rows: the number columns, vectors of shape (rows, dimensions)."""
+        batch = {self._known_as.get(name, name): values for name, values in batch.items()}
         episodes = batch["episode_index"]
         if not len(episodes):
             return
@@ -259,6 +261,7 @@ class ColumnCheck:
         spoilt = any(code in self._touched for code in ("state-not-finite", "action-not-finite"))
         if not isinstance(stats, dict) or self.rows != self._info.frames or spoilt:
             return []  # where part of the data is missing, its statistics differ for that reason
+        stats = {self._known_as.get(name, name): values for name, values in stats.items()}
         worst, where = 0.0, ""
         for name, series in self._series.items():
             try:

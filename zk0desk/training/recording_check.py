@@ -23,7 +23,7 @@ from zk0desk.training.recording_files import (
 )
 from zk0desk.training.recording_info import FETCH_AGAIN, Info, is_pointer, read_info, read_json, shown
 from zk0desk.training.recording_rows import ACTION, NUMBERS, STATE, TOLERANCE_S, read_rows
-from zk0desk.training.recording_schema import SCHEMAS, description_findings, schema_findings
+from zk0desk.training.recording_schema import SCHEMAS, description_findings, renames, schema_findings
 from zk0desk.training.recording_types import Camera, CheckResult, Finding, PolicyNeeds, Recording, RecordingError, Severity, result_of
 from zk0desk.training.thumbnails import first_frame, frame_count
 
@@ -153,8 +153,14 @@ def _version(info: Info) -> Finding:
 
 def _features(info: Info, needs: PolicyNeeds) -> list[Finding]:
     findings = []
+    known = {wanted: info.features[other] for other, wanted in renames(info).items()}
     for key, what, most in ((STATE, "state", needs.max_state_dim), (ACTION, "action", needs.max_action_dim)):
-        feature = info.features.get(key)
+        feature = info.features.get(key) or known.get(key)
+        if feature is not None and feature.key != key:
+            name = f"`{shown(feature.key, 60)}`"
+            said, why = f"The recording has no feature `{key}`, but {name}.", "LeRobot leaves a column of that name aside without a word."
+            remedy = f"Rename {name} to `{key}` in a copy."
+            findings.append(Finding(f"{what}-misnamed", Severity.REPAIRABLE, said, why, remedy))
         if feature is None:
             findings.append(
                 Finding(
@@ -162,7 +168,7 @@ def _features(info: Info, needs: PolicyNeeds) -> list[Finding]:
                     Severity.BLOCKS,
                     f"The recording has no feature `{key}`.",
                     f"The policy learns from the robot's {what}.",
-                    "Record again, or rename the feature in a copy.",
+                    "Record again, with the robot's joints.",
                 )
             )
         elif feature.dim > most:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,11 +27,11 @@ NUMERIC = {
 }
 LANGUAGE = ("language_persistent", "language_events")
 """Columns that LeRobot knows by name, whatever is said of their type."""
-RENAMED = {
-    STATE: ("state", "states", "qpos", "robot_state", "proprio", "joint_positions", "observation/state", "obs.state"),
-    ACTION: ("actions_raw", "act", "command", "commands", "target", "joint_commands", "control"),
+ELSEWHERE = {
+    STATE: ("state", "states", "qpos", "robot_state", "joint_positions", "joint_position", "joint_states", "joint_state", "proprio"),
+    ACTION: ("actions", "action", "actions_raw", "act", "joint_commands", "commands", "command", "control", "target"),
 }
-"""Names under which state and action are found elsewhere."""
+"""Last words of the names under which state and action are found elsewhere, the likeliest first."""
 SCHEMAS = 32
 """Files whose columns the quick check looks at. The deep check looks at those of all."""
 
@@ -100,21 +101,29 @@ def difference(feature: Feature, kind: pa.DataType) -> str:
     return ""
 
 
+def renames(info: Info) -> dict[str, str]:
+    """State and action that are described under a name that LeRobot does not know: that name, and LeRobot's own."""
+    found = {}
+    for wanted, words in ELSEWHERE.items():
+        other = ("action" if wanted == STATE else "obs", "next")
+        parts = {feature.key: re.split(r"[./]", feature.key.lower()) for feature in info.features.values() if _is_vector(feature)}
+        last = {path[-1]: key for key, path in reversed(parts.items()) if len(path) == 1 or not path[0].startswith(other)}
+        if wanted not in info.features and (word := next((word for word in words if word in last), "")):
+            found[last[word]] = wanted
+    return found
+
+
 def ignored_findings(info: Info) -> list[Finding]:
     """Columns of numbers that LeRobot leaves aside without a word, because their names are not its own."""
     unknown = [
-        feature for feature in info.features.values() if _is_vector(feature) and not feature.key.startswith(("observation", "action"))
-    ]
+        feature for feature in info.features.values()
+        if _is_vector(feature) and not feature.key.startswith(("observation", "action")) and feature.key not in renames(info)
+    ]  # fmt: skip
     if not unknown:
         return []
-    offers = []
-    for wanted, others in RENAMED.items():
-        found = next((feature.key for feature in unknown if feature.key.lower() in others), None)
-        if wanted not in info.features and found:
-            offers.append(f"`{shown(found, 60)}` to `{wanted}`")
     names = ", ".join(shown(feature.key, 60) for feature in unknown[:5])
-    remedy = f"Rename in a copy: {', '.join(offers)}." if offers else "Nothing, unless the policy should learn from it."
-    return [Finding("feature-ignored", Severity.NOTE, f"Not used for training: {names}.", "LeRobot does not know these names.", remedy)]
+    why, remedy = "LeRobot does not know these names.", "Nothing, unless the policy should learn from it."
+    return [Finding("feature-ignored", Severity.NOTE, f"Not used for training: {names}.", why, remedy)]
 
 
 def _is_vector(feature: Feature) -> bool:

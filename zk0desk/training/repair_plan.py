@@ -15,6 +15,7 @@ from zk0desk.training.episode_table import Episode
 from zk0desk.training.recording_check import ACTION, STATE
 from zk0desk.training.recording_files import size_on_disk
 from zk0desk.training.recording_info import Info, read_info, shown
+from zk0desk.training.recording_schema import renames
 from zk0desk.training.recording_types import BY_EPISODE, CheckResult, Finding, PolicyNeeds, RecordingError, Severity
 from zk0desk.training.repair_convert import episode_statistics_whole
 from zk0desk.training.repair_tables import episodes_of, numbers, video_keys
@@ -33,6 +34,7 @@ class Step(StrEnum):
 
     LEAVE_OUT = "leave-out"
     CONVERT = "convert"
+    RENAME = "rename"
     RETIME = "retime"
     REENCODE = "reencode"
     STATISTICS = "statistics"
@@ -127,11 +129,13 @@ class _Planner:
         self.codes = {finding.code for finding in check.findings}
         self.impossible = [finding for finding in _unmended(check) if not (reencode and finding.code == "video-frames-off")]
         self.steps: list[RepairStep] = []
+        self.names: dict[str, str] = {}
 
     def plan(self) -> RepairPlan:
         if self.impossible:
             return RepairPlan(self.path, self.needs, impossible=tuple(self.impossible))
         info = read_info(self.path)
+        self.names = renames(info)
         episodes = episodes_of(self.path, info)
         left_out = self._left_out(info, episodes)
         kept = tuple(episode.number for episode in episodes if episode.number not in left_out)
@@ -146,12 +150,15 @@ class _Planner:
         if old:
             what = f"The files are arranged as LeRobot's format v3.0 has them (they are {info.version}); frames and pictures stay the same."
             self._step(Step.CONVERT, what, "", ENGINE_S + info.frames / ROWS_S)
+        for other, wanted in self.names.items():
+            what = f"The column `{shown(other, 60)}` becomes `{wanted}`, as LeRobot calls it; its values stay the same."
+            self._step(Step.RENAME, what, "", info.frames / ROWS_S)
         if self.codes & {"timestamps-jitter", "timestamps-not-finite"} and kept:
             self._retime(info, kept, frames)
         if self.reencode:
             self._reencode(info, frames)
         whole = not old or episode_statistics_whole(self.path, info, kept)
-        changed = {step.code for step in self.steps} & {Step.LEAVE_OUT, Step.RETIME}
+        changed = {step.code for step in self.steps} & {Step.LEAVE_OUT, Step.RENAME, Step.RETIME}
         if not whole or changed or self._statistics_wrong():
             self._statistics(info, frames, whole)
         size = size_on_disk(self.path)
@@ -178,8 +185,10 @@ class _Planner:
             count = f"The recording has episodes 0 to {len(known) - 1}"
             self._cannot("episode-unknown", f"There is no episode {', '.join(unknown)} to leave out.", count, "Name other episodes.")
         if self.codes & {"state-not-finite", "action-not-finite"}:
-            columns = numbers(self.path, info, [STATE, ACTION, "episode_index"])
-            for key, what in ((STATE, "state"), (ACTION, "action")):
+            here = {wanted: other for other, wanted in self.names.items()}
+            vectors = ((here.get(STATE, STATE), "state"), (here.get(ACTION, ACTION), "action"))
+            columns = numbers(self.path, info, [*(key for key, _ in vectors), "episode_index"])
+            for key, what in vectors:
                 bad = ~np.isfinite(columns[key]).all(axis=1)
                 left_out |= {int(n): f"its {what} is no number in places" for n in np.unique(columns["episode_index"][bad])}
         if self.codes & {"video-missing", "video-too-short", "video-unreadable"}:

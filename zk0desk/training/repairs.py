@@ -25,10 +25,12 @@ from zk0desk.settings import Recordings
 from zk0desk.training.deep_check import deep_check
 from zk0desk.training.recording_files import files_below, size_on_disk
 from zk0desk.training.recording_info import read_info, shown
+from zk0desk.training.recording_schema import renames
 from zk0desk.training.recording_types import CheckResult, RecordingError
 from zk0desk.training.recordings import standard_folders
 from zk0desk.training.repair_convert import convert
 from zk0desk.training.repair_episodes import leave_out
+from zk0desk.training.repair_names import rename
 from zk0desk.training.repair_plan import RepairError, RepairPlan, RepairStep, Step, plan_repair
 from zk0desk.training.repair_statistics import write_statistics
 from zk0desk.training.repair_tables import Tell
@@ -246,6 +248,8 @@ def _make(path: Path, copy: Path, folder: Path, plan: RepairPlan, told: _Told) -
         _copy(path, copy, told("copy"))
         if plan.has(Step.LEAVE_OUT):
             leave_out(copy, source, plan.kept, told(Step.LEAVE_OUT))
+    if plan.has(Step.RENAME):
+        rename(copy, renames(source), told(Step.RENAME))
     info = read_info(copy)
     if plan.has(Step.REENCODE):
         reencode(copy, info, told(Step.REENCODE))

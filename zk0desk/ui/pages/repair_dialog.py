@@ -24,6 +24,7 @@ STEPS = {
     "copy": "Copying",
     "leave-out": "Leaving episodes out",
     "convert": "Converting to v3.0",
+    "rename": "Naming columns as LeRobot does",
     "retime": "Laying the timestamps anew",
     "reencode": "Encoding the videos",
     "statistics": "Computing the statistics",
