@@ -1,8 +1,11 @@
 """A running server: what is reachable, who is admitted, and that it leaves nothing behind."""
 
+import asyncio
 import os
 import signal
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -13,9 +16,10 @@ from tests.federation.coordinator_parts import Events, TestNode, make_server, st
 from tests.federation.gateway_parts import signed
 from zk0desk.control import NodeControl
 from zk0desk.federation.credentials import NodeKey
+from zk0desk.federation.gateway import SECRET_HEADER
 from zk0desk.federation.probe import NotAdmitted, Revoked
 from zk0desk.federation.server_folder import NodeUnknownError, ServerFolderError, ServerNotRunningError, init_server
-from zk0desk.federation.superlink import RunningServer, SuperLinkFailed, admit, revoke, start_server
+from zk0desk.federation.superlink import PAGE_BYTES, OwnersOnly, RunningServer, SuperLink, SuperLinkFailed, admit, revoke, start_server
 from zk0desk.settings import ServerSettings
 
 pytestmark = pytest.mark.timeout(120)
@@ -122,6 +126,44 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read(server):
         url = f"https://localhost:{server.port}/v1/fleet/pull-messages"
         assert client.post(url, headers=headers, content=b"x" * (5 * 2**20)).status_code == 413
         assert client.post(url, headers=headers, content=iter([b"x" * 2**20] * 5)).status_code == 413
+
+
+def test_the_database_has_large_pages_also_once_flwr_has_opened_it(tmp_path):
+    folder = make_server(tmp_path)
+    superlink = SuperLink(folder, on_disk=True)
+    superlink.launch()
+    try:
+        superlink.wait_ready()
+    finally:
+        superlink.stop()
+    with closing(sqlite3.connect(f"file:{folder.state / 'superlink.sqlite'}?mode=ro", uri=True)) as database:
+        assert database.execute("PRAGMA page_size").fetchone() == (PAGE_BYTES,)
+        assert database.execute("SELECT count(*) FROM sqlite_master WHERE type = 'table'").fetchone()[0] > 5
+
+
+def test_a_body_in_parts_is_passed_on_in_one_and_a_caller_who_leaves_is_told_of():
+    def caller(*messages):
+        left = list(messages)
+
+        async def receive():
+            return left.pop(0)
+
+        return receive
+
+    part = {"type": "http.request", "more_body": True}
+    gone = {"type": "http.disconnect"}
+    seen = []
+
+    async def app(scope, receive, send):
+        seen.append([await receive(), await receive()])
+
+    guarded = OwnersOnly(app, "right")
+    right = {"type": "http", "headers": [(SECRET_HEADER.encode(), b"right")]}
+    whole = caller({**part, "body": b"one"}, {**part, "body": b" two"}, {"type": "http.request"}, gone)
+    asyncio.run(guarded(right, whole, None))
+    assert seen.pop() == [{"type": "http.request", "body": b"one two", "more_body": False}, gone]
+    asyncio.run(guarded(right, caller({**part, "body": b"one"}, gone, gone), None))
+    assert seen.pop() == [gone, gone]
 
 
 def test_a_fingerprint_that_nobody_has_is_told(server):

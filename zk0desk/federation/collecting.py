@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -25,6 +26,9 @@ RESENDS = 3
 """How often a round is sent again to a node whose instruction was lost on the way, or that needs the whole weights."""
 TELL_TTL_S = 86_400.0
 """How long a node that comes back is told that it is in quarantine."""
+ONLINE_S = 1.0
+"""How often it is asked who is online. Heartbeats are half a minute apart, and the question costs the SuperLink as much as one for
+replies."""
 LATE_ROUNDS = 3
 """For so many rounds a reply that comes after its deadline is still recognised, and its bytes freed."""
 
@@ -139,6 +143,8 @@ class Collector:
         asked = dict(waiting)
         answers: Answers = {}
         resent: Counter[int] = Counter()
+        online: set[int] = set()
+        looked = -math.inf
 
         def receiver(to: str) -> Intake:
             return self._intake(request, asked[to])
@@ -147,7 +153,8 @@ class Collector:
             state.control.check()
             self._turn_out(request, waiting, answers, order)
             over = time.monotonic() >= ends
-            online = {node.node_id for node in state.online()}
+            if time.monotonic() - looked >= ONLINE_S:
+                online, looked = {node.node_id for node in state.online()}, time.monotonic()
             for reply in state.connected.replies(self._due(waiting, online), receiver):
                 if reply.to in self._late:
                     self._tell_late(reply)

@@ -7,17 +7,20 @@ that only this folder's owner can read.
 
 from __future__ import annotations
 
+import gc
 import hmac
 import json
 import os
 import secrets
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
 START_LIMIT_S = 120.0
 """How long a SuperLink may take to start; importing flwr takes seconds, on a loaded computer many."""
 STOP_LIMIT_S = 1.0
+PAGE_BYTES = 65536
+"""Of the SuperLink's database: SQLite's largest."""
 
 
 class SuperLinkFailed(OperatorError):
@@ -132,7 +137,40 @@ class OwnersOnly:
                 await send({"type": "http.response.start", "status": 404, "headers": []})
                 await send({"type": "http.response.body", "body": b""})
                 return
+            receive = _at_once(receive)
         await self._app(scope, receive, send)
+
+
+def _at_once(receive: Receive) -> Receive:
+    """`receive` with the body in one part. flwr reads all of it before it looks at it, and hands each part through seven layers."""
+    whole = False
+
+    async def received() -> MutableMapping[str, Any]:
+        nonlocal whole
+        if whole:
+            return await receive()
+        parts = []
+        while True:
+            message = await receive()
+            if message["type"] != "http.request":
+                return message  # the caller left
+            parts.append(message.get("body", b""))
+            if not message.get("more_body", False):
+                whole = True
+                return {"type": "http.request", "body": b"".join(parts), "more_body": False}
+
+    return received
+
+
+def make_database(path: Path) -> None:
+    """Make the file of the SuperLink's database, if there is none. Objects of megabytes need large pages: with SQLite's own 4 kB each of
+    them is a thousand, and flushed alone.
+    """
+    if not path.exists():
+        with closing(sqlite3.connect(path)) as database:
+            database.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+            database.execute("VACUUM")
+        path.chmod(0o600)
 
 
 def serve_superlink() -> None:
@@ -147,6 +185,8 @@ def serve_superlink() -> None:
     quiet_libraries()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     wanted = json.loads(sys.stdin.buffer.readline())
+    if not wanted["database"].startswith(":"):
+        make_database(Path(wanted["database"]))
 
     import uvicorn
     from flwr.common.constant import ISOLATION_MODE_PROCESS, TRANSPORT_TYPE_GRPC_RERE
@@ -175,6 +215,8 @@ def serve_superlink() -> None:
         os._exit(0)
 
     child.when_parent_ends(stop)
+    gc.collect()
+    gc.freeze()  # a hundred thousand objects of libraries, which every full collection would walk again
     serving.start()
     while not server.started and serving.is_alive():
         time.sleep(0.01)
