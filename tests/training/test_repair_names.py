@@ -88,7 +88,7 @@ def no_number(table: Table) -> None:
 def test_what_is_wrong_with_misnamed_values_is_found_before_the_copy(tmp_path: Path) -> None:
     source = misnamed(tmp_path / "old", data=no_number)
     result = deep_check(source, NEEDS)
-    assert {finding.code: finding.episodes for finding in result.findings}["state-not-finite"] == (0,) and result.mendable
+    assert {finding.code: finding.episodes for finding in result.findings}["state-not-finite"] == (0,) and result.status == "repairable"
     plan = plan_repair(source, result, NEEDS)
     assert plan.left_out.keys() == {0}
     assert repair(source, tmp_path / "new", plan).check.status == "ok"
@@ -97,5 +97,5 @@ def test_what_is_wrong_with_misnamed_values_is_found_before_the_copy(tmp_path: P
 def test_a_misnamed_state_that_is_too_large_is_not_renamed(tmp_path: Path) -> None:
     source = misnamed(tmp_path / "old", dims=(40, 3))
     result = deep_check(source, NEEDS)
-    assert result.findings[0].code == "state-too-large" and not result.mendable
+    assert result.findings[0].code == "state-too-large" and result.status == "unusable"
     assert not any("Rename" in finding.remedy for finding in result.findings)

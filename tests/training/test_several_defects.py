@@ -97,7 +97,7 @@ def test_broken_episodes_are_left_out_and_times_re_laid_in_one_repair(tmp_path: 
         found = by_code(result)
         assert found["action-not-finite"].episodes == (0,)
         assert "Leave these episodes out" in found["action-not-finite"].remedy and "Re-lay" in found["timestamps-jitter"].remedy
-        assert result.mendable
+        assert result.status == "repairable"
     plan = plan_repair(folder, result, NEEDS)
     assert repair(folder, tmp_path / "new", plan).check.status == "ok"
 
@@ -114,7 +114,7 @@ def test_broken_episodes_are_left_out_and_times_re_laid_in_one_repair(tmp_path: 
 def test_nothing_is_left_out_where_that_does_not_help(change: dict[str, Any], tmp_path: Path) -> None:
     folder = make_recording(tmp_path / "cubes", **change)
     for result in (quick_check(folder, NEEDS), deep_check(folder, NEEDS)):
-        assert not result.mendable
+        assert result.status == "unusable"
         assert not any("eave" in finding.remedy for finding in result.findings if finding.severity == "blocks")
     assert not plan_repair(folder, result, NEEDS).possible
 
@@ -125,7 +125,7 @@ def test_a_video_that_is_missing_names_its_episodes_which_can_be_left_out(tmp_pa
     for result in (quick_check(folder, NEEDS), deep_check(folder, NEEDS)):
         found = by_code(result)
         assert found["video-missing"].episodes == (1,) and "leave these episodes out" in found["video-missing"].remedy
-        assert "Convert a copy" in found["version-older"].remedy and result.mendable
+        assert "Convert a copy" in found["version-older"].remedy and result.status == "repairable"
     assert plan_repair(folder, result, NEEDS).left_out.keys() == {1}
 
 
@@ -137,8 +137,8 @@ def test_a_video_at_another_rate_is_re_encoded_only_where_nothing_else_blocks(tm
         return deep_check(folder, NEEDS)
 
     alone, blocked = make("alone"), make("blocked", info=lambda info: info.update(total_episodes=9))
-    assert "Re-encode" in by_code(alone)["video-frames-off"].remedy and alone.mendable
-    assert "Re-encode" not in by_code(blocked)["video-frames-off"].remedy and not blocked.mendable
+    assert "Re-encode" in by_code(alone)["video-frames-off"].remedy and alone.status == "repairable"
+    assert "Re-encode" not in by_code(blocked)["video-frames-off"].remedy and blocked.status == "unusable"
 
 
 def write_video_at(path: Path, fps: int) -> None:
@@ -159,7 +159,7 @@ def test_timestamps_at_another_rate_are_told_with_the_rate_and_not_re_laid(tmp_p
     folder = make_recording(tmp_path / "cubes", data=lambda t: t.update(timestamp=t["timestamp"] * np.float32(2)))
     result = deep_check(folder, NEEDS)
     finding = by_code(result)["timestamps-unsafe"]
-    assert (result.status, result.mendable, finding.episodes) == ("unusable", False, (0, 1))
+    assert (result.status, finding.episodes) == ("unusable", (0, 1))
     assert "5.00 frames per second, not 10" in finding.why and "recorded at 5 frames per second" in finding.remedy
     assert "Re-lay" not in by_code(result)["timestamps-jitter"].remedy
 
@@ -171,7 +171,7 @@ def test_an_episode_whose_timestamps_are_unsafe_is_left_out_of_the_copy(tmp_path
 
     folder = make_recording(tmp_path / "cubes", data=held)
     result = deep_check(folder, NEEDS)
-    assert by_code(result)["timestamps-unsafe"].episodes == (1,) and result.mendable
+    assert by_code(result)["timestamps-unsafe"].episodes == (1,) and result.status == "repairable"
     plan = plan_repair(folder, result, NEEDS)
     assert plan.left_out.keys() == {1} and [step.code for step in plan.steps] == ["leave-out", "retime", "statistics"]
     assert repair(folder, tmp_path / "new", plan).check.status == "ok"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -325,6 +326,38 @@ def test_a_recording_is_repaired_on_a_copy_that_takes_its_place(model: AppModel,
     assert [each.path for each in model.settings.recordings.chosen] == [copy]
     assert page.go_on.isEnabled()
     assert (folder / "data/chunk-000/file-000.parquet").read_bytes() == before
+
+
+def test_broken_episodes_are_left_out_of_a_copy_which_is_said_beforehand(model: AppModel, tmp_path: Path, qtbot) -> None:
+    def no_number(table) -> None:
+        table["action"][3][0] = np.nan
+
+    page = open_page(model, qtbot, make_recording(tmp_path / "cubes", data=no_number))
+    assert "An action that is no number" in words(page) or "an action that is no number" in words(page)
+    button(page, "Repair a copy…").click()
+    (dialog,) = page.findChildren(RepairDialog)
+    qtbot.waitUntil(dialog.go.isEnabled, timeout=30_000)
+    assert "1 of 2 episodes are left out: 0" in words(dialog)
+    dialog.reject()
+
+
+def test_the_videos_of_a_good_recording_are_encoded_anew_on_request(model: AppModel, tmp_path: Path, qtbot) -> None:
+    page = open_page(model, qtbot, make_recording(tmp_path / "cubes"))
+    button(page, "Make a copy…").click()
+    (dialog,) = page.findChildren(RepairDialog)
+    qtbot.waitUntil(lambda: "no copy is needed" in dialog.answer.text(), timeout=30_000)
+    assert not dialog.go.isEnabled()
+    dialog.reencode.click()
+    qtbot.waitUntil(dialog.go.isEnabled, timeout=30_000)
+    assert "H.264" in words(dialog)
+    with qtbot.waitSignal(dialog.made, timeout=60_000):
+        dialog.go.click()
+    codecs = {feature["info"]["video.codec"] for feature in info_of(tmp_path / "cubes-repaired") if feature["dtype"] == "video"}
+    assert codecs == {"h264"}
+
+
+def info_of(folder: Path) -> list[dict]:
+    return list(json.loads((folder / "meta/info.json").read_text())["features"].values())
 
 
 def test_a_copy_that_cannot_be_made_says_why(model: AppModel, tmp_path: Path, qtbot) -> None:

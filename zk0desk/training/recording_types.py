@@ -17,7 +17,7 @@ class Severity(StrEnum):
     """How much a finding matters."""
 
     BLOCKS = "blocks"
-    """The recording cannot be trained on."""
+    """The recording cannot be trained on; a copy may leave the episodes out that it touches."""
     REPAIRABLE = "repairable"
     """It can be trained on after a repair that keeps its frames."""
     NOTE = "note"
@@ -168,14 +168,6 @@ class CheckResult:
     findings: tuple[Finding, ...] = ()
 
     @property
-    def mendable(self) -> bool:
-        """Whether a repair can make a copy that can be trained on, as far as the check shows; it may leave broken episodes out."""
-        blocked = self.status == "unusable"
-        return self.status == "repairable" or (
-            blocked and self.recording is not None and _a_copy_helps(self.findings, self.recording.episodes)
-        )
-
-    @property
     def exit_status(self) -> ExitStatus:
         """What the command line returns: 0 usable, 3 repairable, 4 unusable."""
         return {"ok": ExitStatus.OK, "repairable": ExitStatus.REPAIRABLE, "unusable": ExitStatus.UNUSABLE}[self.status]
@@ -191,10 +183,12 @@ class CheckResult:
 
 
 def result_of(path: Path, recording: Recording | None, findings: list[Finding]) -> CheckResult:
-    """The check's answer: unusable if anything blocks, repairable if anything must be repaired, else ok."""
-    severities = {finding.severity for finding in findings}
-    status: Status = "unusable" if Severity.BLOCKS in severities else "repairable" if Severity.REPAIRABLE in severities else "ok"
-    return CheckResult(path, recording, status, in_order(findings, recording.episodes if recording else 0))
+    """The check's answer: unusable if anything blocks that no copy mends, repairable if anything must be mended, else ok."""
+    severities, episodes = {finding.severity for finding in findings}, recording.episodes if recording else 0
+    status: Status = "ok"
+    if severities - {Severity.NOTE}:
+        status = "repairable" if Severity.BLOCKS not in severities or _a_copy_helps(findings, episodes) else "unusable"
+    return CheckResult(path, recording, status, in_order(findings, episodes))
 
 
 @dataclass(frozen=True)

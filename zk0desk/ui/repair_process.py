@@ -18,12 +18,16 @@ class RepairProcess(QObject):
     moved = Signal(str, int)
     done = Signal(bool, str, str)
 
-    def __init__(self, path: Path, new: Path, leave_out: tuple[int, ...] = (), parent: QObject | None = None) -> None:
+    def __init__(
+        self, path: Path, new: Path, leave_out: tuple[int, ...] = (), parent: QObject | None = None, *, reencode: bool = False
+    ) -> None:
         super().__init__(parent)
         self.new = new
         self.arguments = ["-m", "zk0desk", "recordings", "repair", str(path), str(new), "--json", "--progress"]
         if leave_out:
             self.arguments += ["--leave-out", ",".join(map(str, leave_out))]
+        if reencode:
+            self.arguments += ["--reencode"]
         self._process = QProcess(self)
         self._process.readyReadStandardError.connect(self._read)
         self._process.finished.connect(self._finished)

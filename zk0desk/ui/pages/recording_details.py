@@ -119,6 +119,8 @@ def _findings(result: CheckResult, actions: RecordingActions) -> Card:
     if result.status == "repairable":
         words = "Conver&t a copy…" if verdict(result)[1] == "Can be converted" else "R&epair a copy…"
         card.body.addWidget(SecondaryButton(words, "content-copy", actions.repair), 0, Qt.AlignmentFlag.AlignLeft)
+    if result.status == "ok":
+        card.body.addWidget(LinkButton("Make a co&py…", "content-copy", actions.repair), 0, Qt.AlignmentFlag.AlignLeft)
     if result.recording is not None:
         card.body.addWidget(DeepCheckRow(actions.check, actions.look, was_deep=actions.was_deep))
     return card

@@ -13,6 +13,7 @@ from zk0desk.errors import OperatorError
 from zk0desk.ui import theme
 from zk0desk.ui.background import in_background
 from zk0desk.ui.pages.recording_words import duration, megabytes
+from zk0desk.ui.pages.tick_box import TickBox
 from zk0desk.ui.repair_process import RepairProcess
 from zk0desk.ui.widgets import FindingRow, Heading, PrimaryButton, SecondaryButton, Text
 
@@ -39,19 +40,27 @@ class RepairDialog(QDialog):
 
     def __init__(self, result: CheckResult, needs: PolicyNeeds, leave_out: tuple[int, ...] = (), parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self._path, self._leave_out = result.path, leave_out
+        self._result, self._needs, self._path, self._leave_out = result, needs, result.path, leave_out
         self._repair: RepairProcess | None = None
+        self._turn = 0
         self.setWindowTitle("Make a copy that can be trained on")
-        self.resize(600, 360)
+        self.resize(600, 400)
         column = QVBoxLayout(self)
         column.setContentsMargins(theme.SPACE_6, theme.SPACE_4, theme.SPACE_6, theme.SPACE_4)
         column.setSpacing(theme.SPACE_3)
         column.addWidget(Heading("Make a copy that can be trained on"))
-        self.answer = Text(f"{result.path.name} stays as it is. Looking at what has to be done…", "muted")
+        self.answer = Text("", "muted")
         column.addWidget(self.answer)
         self._steps = QVBoxLayout()
         self._steps.setSpacing(0)
         column.addLayout(self._steps)
+        self.reencode = TickBox("&Encode the videos anew, so that every decoder reads them")
+        self.reencode.setChecked(any(finding.code == "video-frames-off" for finding in result.findings))
+        self.reencode.toggled.connect(self._plan)
+        videos = result.recording is not None and any(camera.codec != "images" and not camera.depth for camera in result.recording.cameras)
+        if not videos:
+            self.reencode.hide()
+        column.addWidget(self.reencode)
         place = QHBoxLayout()
         label = Text("&Copy", "muted", wrap=False)
         self.place = QLineEdit(str(_free(result.path)))
@@ -79,18 +88,33 @@ class RepairDialog(QDialog):
         buttons.addWidget(self.close_button)
         buttons.addWidget(self.go)
         column.addLayout(buttons)
+        self._plan()
+
+    # --- before
+
+    def _plan(self) -> None:
+        """Find out what would be done, in the background."""
+        self.go.setEnabled(False)
+        self.answer.setText(f"{self._path.name} stays as it is. Looking at what has to be done…")
+        self._turn += 1
+        turn, path, needs, leave_out, reencode = self._turn, self._path, self._needs, self._leave_out, self.reencode.isChecked()
 
         def plan() -> RepairPlan:
             from zk0desk.training.recordings import deep_check
             from zk0desk.training.repairs import plan_repair
 
-            return plan_repair(result.path, deep_check(result.path, needs), needs, leave_out=leave_out)
+            return plan_repair(path, deep_check(path, needs), needs, leave_out=leave_out, reencode=reencode)
 
-        in_background(self, plan, self._planned, self._failed)
-
-    # --- before
+        in_background(self, plan, lambda answer: self._planned(answer) if turn == self._turn else None, self._failed)
 
     def _planned(self, plan: RepairPlan) -> None:
+        while (item := self._steps.takeAt(0)) is not None:
+            if (widget := item.widget()) is not None:
+                widget.hide()
+                widget.deleteLater()
+        if not plan.impossible and not plan.steps:
+            self.answer.setText(f"{self._path.name} can be trained on as it is; no copy is needed.")
+            return
         if plan.impossible:
             self.answer.setText(f"{self._path.name} cannot be repaired.")
             for finding in plan.impossible:
@@ -116,10 +140,11 @@ class RepairDialog(QDialog):
     # --- doing it
 
     def _start(self) -> None:
-        self._repair = RepairProcess(self._path, Path(self.place.text()).expanduser(), self._leave_out, parent=self)
+        new, reencode = Path(self.place.text()).expanduser(), self.reencode.isChecked()
+        self._repair = RepairProcess(self._path, new, self._leave_out, parent=self, reencode=reencode)
         self._repair.moved.connect(self._moved)
         self._repair.done.connect(self._done)
-        for widget in (self.place, self.choose, self.go):
+        for widget in (self.place, self.choose, self.reencode, self.go):
             widget.setEnabled(False)
         self.step.setText("Starting…")
         self.step.show()
@@ -140,7 +165,7 @@ class RepairDialog(QDialog):
             self.accept()
             return
         self.step.setText(f"{what} {why}")
-        for widget in (self.place, self.choose, self.go):
+        for widget in (self.place, self.choose, self.reencode, self.go):
             widget.setEnabled(True)
 
     def reject(self) -> None:
