@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from zk0desk.desktop.opening import is_invitation
 from zk0desk.errors import EngineMissingError, ExitStatus, OperatorError
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ COMMANDS = {
     "policy": _Command("zk0desk.commands.policy", "app", "Look at policies, and save the shared one for your robot."),
     "cache": _Command("zk0desk.commands.cache", "app", "See, check and remove what was computed of your frames and kept."),
     "hub": _Command("zk0desk.commands.hub", "app", "Fetch a base policy or a recording from the Hugging Face Hub."),
+    "identity": _Command("zk0desk.commands.identity", "app", "Show this node's identity, back it up, or put a backup in."),
+    "data": _Command("zk0desk.commands.data", "data", "Show what zk0desk keeps on this computer, by size, or remove it."),
     "server": _Command("zk0desk.commands.server", "app", "Run a federation: initialise, start, invite, admit, train."),
 }
 """Every command, in the order in which the help shows them."""
@@ -47,8 +50,8 @@ _LOG_BYTES = 1_000_000
 
 _ABOUT = """Train a shared robot policy together with other robot owners, without giving your recordings away.
 
-Without a command the window opens. An invitation (a line that begins with zk0desk:join? or a .zk0invite file) in the
-place of a command opens the window on it.
+Without a command the window opens, with --background out of sight: in the desktop's tray, or minimised. An invitation (a line that
+begins with zk0desk:join? or a .zk0invite file) in the place of a command opens the window on it. --remove-data is data --remove.
 
 \b
 Examples:
@@ -62,19 +65,16 @@ Examples:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `zk0desk` with `arguments` (default: those of the process); the exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if not given or is_invitation(given[0]):
+    if not given or given[0] == "--background" or is_invitation(given[0]):
         return guarded(lambda: _open_window(given))
+    if given[0] == "--remove-data":
+        given[:1] = ["data", "--remove"]
     return guarded(lambda: _command_line(given), as_json="--json" in given)
 
 
 def window() -> int:
     """Entry point of `zk0desk-window`: the window, with an invitation to open if one is given."""
     return guarded(lambda: _open_window(sys.argv[1:]))
-
-
-def is_invitation(argument: str) -> bool:
-    """Whether a desktop handed us an invitation: a link, or a file's path."""
-    return argument.startswith("zk0desk:") or argument.endswith(".zk0invite")
 
 
 def guarded(action: Callable[[], int], *, as_json: bool = False) -> int:

@@ -138,6 +138,16 @@ class Appearance(_Section):
     theme: Literal["system", "light", "dark"] = Field("system", description="system follows the desktop.")
 
 
+class Updates(_Section):
+    """Newer versions of zk0desk and its training engine. They come from zk0desk's own signed list, never from a federation."""
+
+    look: bool = Field(
+        False,
+        description="Ask once a day whether there is a newer one, and never while a node runs. Nothing about you or this computer is sent, "
+        "and nothing is fetched before you say so.",
+    )
+
+
 class Settings(_Section):
     """Everything that an operator can set."""
 
@@ -148,6 +158,7 @@ class Settings(_Section):
     cache: Cache = Cache()
     privacy: Privacy = Privacy()
     appearance: Appearance = Appearance()
+    updates: Updates = Updates()
 
 
 class ServerNetwork(_Section):

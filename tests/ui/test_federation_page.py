@@ -86,13 +86,50 @@ def test_an_invitation_is_dropped_as_a_file_and_as_text(page: FederationPage, in
     data = QMimeData()
     data.setUrls([QUrl.fromLocalFile(str(path))])
     drop(page, data)
+    settle(qtbot)
     assert page.model.settings.federation.invitation == invitation.to_line()
-    other = invitation.model_copy(update={"federation": "Other arms"})
+    page.model.update_settings(Settings(federation=Federation(key_storage="file", key_file=tmp_path / "key.pem")))
     text = QMimeData()
-    text.setText(other.to_line())
+    text.setText(invitation.to_line())
     drop(page, text)
     settle(qtbot)
-    assert page.model.settings.federation.invitation == other.to_line() and "Other arms" in words(page)
+    assert page.model.settings.federation.invitation == invitation.to_line() and "Test arms" in words(page)
+
+
+def test_an_invitation_from_outside_takes_the_place_of_another_only_when_a_person_says_so(
+    page: FederationPage, invitation: Invitation, tmp_path: Path, qtbot
+) -> None:
+    page.take(invitation.to_line())
+    ready(page, tmp_path, qtbot)
+    page.agree.setChecked(True)
+    other = invitation.model_copy(update={"federation": "Other arms", "host": "evil.example"})
+    before = page.model.settings
+    path = tmp_path / "Öl und Arme.zk0invite"
+    other.write(path)
+    data = QMimeData()
+    data.setUrls([QUrl.fromLocalFile(str(path))])
+    for opened in (
+        lambda: page.model.open_invitation(other.to_line()),
+        lambda: page.model.open_invitation(str(path)),
+        lambda: drop(page, data),
+    ):
+        opened()
+        settle(qtbot)
+        assert page.offer.isVisible() and "to Other arms at evil.example:9443" in words(page) and "nothing was sent" in words(page)
+        assert page.model.settings == before and page.agree.isChecked() and not page.model.running
+        qtbot.mouseClick(page.offer.findChildren(QPushButton)[1], Qt.MouseButton.LeftButton)
+        assert not page.offer.isVisible() and page.model.settings == before
+    page.model.open_invitation(other.to_line())
+    qtbot.mouseClick(page.offer.findChildren(QPushButton)[0], Qt.MouseButton.LeftButton)
+    assert page.model.settings.federation.invitation == other.to_line() and page.model.settings.federation.consent == ""
+    assert not page.agree.isChecked() and not page.join.isEnabled() and not page.offer.isVisible()
+
+
+def test_a_dropped_text_that_is_no_invitation_is_told(page: FederationPage) -> None:
+    text = QMimeData()
+    text.setText("Dear all, the meeting is at nine.")
+    drop(page, text)
+    assert "This is not an invitation." in page.paste_problem.text() and page.model.settings.federation.invitation == ""
 
 
 @pytest.mark.parametrize(
@@ -109,8 +146,9 @@ def test_a_bad_invitation_is_told_and_not_kept(page: FederationPage, text: str, 
     assert page.model.settings.federation.invitation == ""
 
 
-def test_a_file_that_cannot_be_read_is_told(page: FederationPage, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_told(page: FederationPage, tmp_path: Path, qtbot) -> None:
     page.take_file(tmp_path / "none.zk0invite")
+    settle(qtbot)
     assert "cannot be read" in page.paste_problem.text()
 
 

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,22 +18,14 @@ from typing import TYPE_CHECKING
 
 from zk0desk import folders
 from zk0desk.errors import ExitStatus, OperatorError
+from zk0desk.federation.keyring_record import SERVICE, KeyringUnavailable, account, elsewhere, keyring_words, remember
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
     from zk0desk.settings import Federation
 
-SERVICE = "zk0desk"
-"""Name under which the keyring keeps the key."""
 PUBLIC_PREFIX = "zk0-node:"
-
-
-class KeyringUnavailable(OperatorError):
-    """The system has no keyring, or it is locked."""
-
-    code = "keyring-unavailable"
-    exit_status = ExitStatus.USAGE
 
 
 class KeyFileError(OperatorError):
@@ -111,37 +104,104 @@ def default_key_file() -> Path:
     return folders.settings_file().parent / "node-key.pem"
 
 
-def account() -> str:
-    """The keyring entry's name; one for each `ZK0DESK_HOME`, so that nodes of one computer have their own."""
-    home = os.environ.get("ZK0DESK_HOME")
-    if not home:
-        return "node-key"
-    return "node-key-" + hashlib.sha256(str(Path(home).expanduser().absolute()).encode()).hexdigest()[:12]
+def stored_key(federation: Federation) -> NodeKey | None:
+    """This node's key where there is one already; None otherwise. Raises as `load_or_make_key` does; nothing is made."""
+    if federation.key_storage == "file":
+        path = (federation.key_file or default_key_file()).expanduser()
+        return _from_file(path) if path.exists() else None
+    stored = _asked(_read)
+    if stored is None and (trouble := elsewhere()) is not None:
+        raise trouble
+    return None if stored is None else _in_keyring(stored)
 
 
-def _from_keyring() -> NodeKey:
-    import keyring
+def keep_key(federation: Federation, key: NodeKey) -> None:
+    """Make `key` this node's key in the place of what is there, where the settings say that it is kept. Raises as `load_or_make_key`."""
+    if federation.key_storage == "file":
+        path = (federation.key_file or default_key_file()).expanduser()
+        try:
+            folders.private_folder(path.parent)
+            folders.write_atomically(path, key.to_pem().decode())
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        return
+    _asked(lambda: _keep(key))
+
+
+def forget_key(federation: Federation) -> bool:
+    """Remove this node's key from where the settings say that it is kept; whether there was one. Raises as `load_or_make_key`."""
+    if federation.key_storage == "file":
+        path = (federation.key_file or default_key_file()).expanduser()
+        there = path.exists()
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise KeyFileError(f"The key's file {path} cannot be removed.", f"{error.strerror}.", "Check its owner and folder.") from error
+        return there
+
+    def remove() -> bool:
+        import keyring
+
+        if _read() is None:
+            return False
+        keyring.delete_password(SERVICE, account())
+        return True
+
+    return _asked(remove)
+
+
+def _asked[T](question: Callable[[], T]) -> T:
+    """What the keyring answers; `KeyringUnavailable` when it does not, or when the key is known to be in another one."""
     from keyring.errors import KeyringError
 
     try:
-        stored = keyring.get_password(SERVICE, account())
-        if stored is None:
-            key = NodeKey.make()
-            keyring.set_password(SERVICE, account(), key.to_pem().decode())
-            # Some backends keep what they are given, others say so and do not.
-            stored = keyring.get_password(SERVICE, account())
+        return question()
     except (KeyringError, RuntimeError, OSError) as error:
+        if isinstance(trouble := elsewhere(), KeyringUnavailable):
+            raise trouble from error
         raise KeyringUnavailable(
             "This computer's keyring cannot keep the node's key.",
-            f"{_backend()}: {type(error).__name__}.",
+            f"{keyring_words()}: {type(error).__name__}.",
             'Unlock the keyring, or choose `key-storage = "file"` under [federation] in the settings: a file that only you can read.',
         ) from error
+
+
+def _read() -> str | None:
+    import keyring
+
+    return keyring.get_password(SERVICE, account())
+
+
+def _keep(key: NodeKey) -> str:
+    """Put `key` into the keyring, and what it holds then: some back ends keep what they are given, others say so and do not."""
+    import keyring
+
+    keyring.set_password(SERVICE, account(), key.to_pem().decode())
+    stored = _read()
     if stored is None:
         raise KeyringUnavailable(
             "This computer's keyring does not keep the node's key.",
-            f"{_backend()} forgot it at once.",
+            f"{keyring_words()} forgot it at once.",
             'Choose `key-storage = "file"` under [federation] in the settings: a file that only you can read.',
         )
+    remember()
+    return stored
+
+
+def _from_keyring() -> NodeKey:
+    def read_or_make() -> str:
+        stored = _read()
+        if stored is not None:
+            remember()
+            return stored
+        if (trouble := elsewhere()) is not None:
+            raise trouble
+        return _keep(NodeKey.make())
+
+    return _in_keyring(_asked(read_or_make))
+
+
+def _in_keyring(stored: str) -> NodeKey:
     try:
         return NodeKey.from_pem(stored.encode())
     except ValueError as error:
@@ -150,13 +210,6 @@ def _from_keyring() -> NodeKey:
             f"{error}.",
             f"Remove the entry {SERVICE} / {account()}; zk0desk makes a new key.",
         ) from None
-
-
-def _backend() -> str:
-    import keyring
-
-    backend = keyring.get_keyring()
-    return "No keyring is installed" if type(backend).__module__.endswith(".fail") else f"Keyring {backend.name}"
 
 
 def _from_file(path: Path) -> NodeKey:
@@ -200,7 +253,9 @@ def _make_file(path: Path) -> NodeKey:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name)
     except OSError as error:
-        raise KeyFileError(
-            f"The key's file {path} cannot be written.", f"{error.strerror}.", "Choose another `key-file` in the settings."
-        ) from error
+        raise _unwritable(path, error) from error
     return key
+
+
+def _unwritable(path: Path, error: OSError) -> KeyFileError:
+    return KeyFileError(f"The key's file {path} cannot be written.", f"{error.strerror}.", "Choose another `key-file` in the settings.")

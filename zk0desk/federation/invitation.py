@@ -11,6 +11,7 @@ import binascii
 import hashlib
 import re
 import ssl
+import stat
 import zlib
 from datetime import datetime
 from pathlib import Path
@@ -28,6 +29,9 @@ LINE_LIMIT = 16_384
 """Longest line that is read, in characters."""
 JSON_LIMIT = 65_536
 """Largest JSON that is unpacked from a line, in bytes."""
+
+FILE_LIMIT = 4 * LINE_LIMIT
+"""Largest file that is read, in bytes."""
 
 _LINE = re.compile(re.escape(PREFIX) + r"([A-Za-z0-9_\-=]+)")
 _HOST = re.compile(r"^(?:[A-Za-z0-9](?:[A-Za-z0-9\-.]{0,251}[A-Za-z0-9])?|\[?[0-9A-Fa-f:.]{2,45}\]?)$")
@@ -164,9 +168,16 @@ class Invitation(BaseModel):
     @classmethod
     def read(cls, path: Path) -> Invitation:
         """The invitation in a file; `InvitationError` when it cannot be read or is none."""
+        remedy = "Open the file that the coordinator sent; its name ends in .zk0invite."
         try:
+            about = path.stat()
+            if not stat.S_ISREG(about.st_mode):  # a pipe would be waited for without an end
+                raise InvitationError(f"{path} is not an invitation.", "It is a folder or a device, and no file.", remedy)
+            if about.st_size > FILE_LIMIT:
+                why = f"It has {about.st_size / 1e6:,.1f} MB; an invitation has a few KB."
+                raise InvitationError(f"{path} is not an invitation.", why, remedy)
             with path.open(encoding="utf-8", errors="replace") as file:
-                return cls.parse(file.read(4 * LINE_LIMIT))
+                return cls.parse(file.read(FILE_LIMIT))
         except OSError as error:
             raise InvitationError(
                 f"{path} cannot be read.", f"{error.strerror}.", "Check that the file is there and may be read."

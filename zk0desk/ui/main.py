@@ -3,24 +3,46 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from PySide6.QtCore import Qt, QTimer
-from PySide6.QtGui import QGuiApplication
+from PySide6.QtCore import QEvent, Qt, QTimer, Signal
+from PySide6.QtGui import QFileOpenEvent, QGuiApplication
 from PySide6.QtWidgets import QApplication
 
+from zk0desk.desktop.opening import invitation_among, opened
 from zk0desk.ui import theme
 from zk0desk.ui.background import in_background
 from zk0desk.ui.crash import Crash, CrashGuard
 from zk0desk.ui.model import AppModel
-from zk0desk.ui.single_instance import SingleInstance
+from zk0desk.ui.single_instance import QUIETLY, SingleInstance
+from zk0desk.ui.tray import Background
 from zk0desk.ui.window import MainWindow
 
 SWITCH_INTERVAL_S = 0.002
 """How long another thread may keep Python before the window gets its turn; the default of 5 ms shows as lag."""
+
+
+class Application(QApplication):
+    """The application, which tells what the system asks of it outside of any window.
+
+    `handedOver` carries what was opened with it: on macOS a link or file comes as an event, and not as an argument.
+    """
+
+    handedOver = Signal(str)
+    window: MainWindow | None = None
+    """The window that may be in the tray, and is then asked to end."""
+
+    def event(self, event: QEvent) -> bool:
+        if isinstance(event, QFileOpenEvent):
+            self.handedOver.emit(opened(event.url().toString() or event.file()))
+            return True
+        if event.type() == QEvent.Type.Quit and self.window is not None and self.window.stays_in_tray and not self.window.ended:
+            self.window.quit()  # closing it would only put it back into the tray
+            event.ignore()
+            return True
+        return super().event(event)
 
 
 def application(argv: Sequence[str]) -> QApplication:
@@ -29,7 +51,7 @@ def application(argv: Sequence[str]) -> QApplication:
     if isinstance(existing, QApplication):
         return existing
     QGuiApplication.setHighDpiScaleFactorRoundingPolicy(Qt.HighDpiScaleFactorRoundingPolicy.PassThrough)
-    app = QApplication(list(argv) or ["zk0desk"])
+    app = Application(list(argv) or ["zk0desk"])
     app.setApplicationName("zk0desk")
     app.setApplicationDisplayName("zk0desk")
     app.setDesktopFileName("org.zk0.Desk")
@@ -46,27 +68,32 @@ def run(
 ) -> int:
     """Open the window and stay until it closes; the exit status.
 
-    `argv` may name an invitation: a line that begins with zk0desk:join or the path of a .zk0invite file. A window over
-    the operator's own settings is the only one (`settings_path` None); with other settings (the demo) it stands beside.
-    `on_ready` is called after the first paint; `autojoin` then starts the node.
+    `argv` may name an invitation: a line that begins with zk0desk:join or a .zk0invite file, as a path or a URL; with `--background`
+    alone the window is not shown before it is asked for. A window over the operator's own settings is the only one (`settings_path`
+    None); with other settings (the demo) it stands beside. `on_ready` is called when the window is there, after the first paint;
+    `autojoin` then starts the node.
     """
     app = application(["zk0desk", *argv])
-    opened = next((argument for argument in argv if argument and not argument.startswith("-")), "")
+    handed = invitation_among(list(argv))
+    quietly = QUIETLY in argv and not handed
     single: SingleInstance | None = None
     guard: CrashGuard | None = None
     if settings_path is None:
         single = SingleInstance()
-        if not single.claim(_absolute(opened)):
+        if not single.claim(QUIETLY if quietly else handed):
             return 0
         guard = CrashGuard()
     model = AppModel(settings_path, journal_path)
     theme.apply(app, _theme(model))
     window = MainWindow(model)
-    ready = False
+    begun = False
+    crash: Crash | None = None
 
-    def after_paint() -> None:
-        nonlocal ready
-        ready = True
+    def begin() -> None:
+        nonlocal begun, crash
+        if begun:
+            return
+        begun = True
         _follow_settings(app, model)
         in_background(window, lambda: _clean_up(model), lambda _removed: None)
         if guard is not None:
@@ -75,11 +102,18 @@ def run(
                 guard.arm()
             model.nodeStarted.connect(lambda: guard.note(training=True))
             model.nodeEnded.connect(lambda: guard.note(training=False))
-            if crash is not None:
-                QTimer.singleShot(0, window, lambda: offer_to_go_on(window, crash))
-        if opened:
-            model.open_invitation(opened)
-        if on_ready is not None:
+            in_background(window, _follow_the_move, lambda _rewritten: None)
+            model.check_keyring()
+        if quietly and on_ready is not None:
+            on_ready(window)
+
+    def after_paint() -> None:
+        begin()
+        if crash is not None:
+            QTimer.singleShot(0, window, lambda: offer_to_go_on(window, crash))
+        if handed:
+            model.open_invitation(handed)
+        if on_ready is not None and not quietly:
             on_ready(window)
         if autojoin:
             window.show_page("training")
@@ -89,11 +123,18 @@ def run(
     if single is not None:
         single.raised.connect(lambda argument: _raise(window, model, argument))
         window.leaving.connect(single.leave)
+    if isinstance(app, Application):
+        app.window = window
+        app.handedOver.connect(lambda argument: _raise(window, model, argument))
     before = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     app.setQuitOnLastWindowClosed(False)
     window.closed.connect(app.quit)
-    window.show()
+    if quietly:
+        Background(window, model).begin()
+        QTimer.singleShot(0, window, begin)
+    else:
+        window.show()
     try:
         return int(app.exec())
     finally:
@@ -105,8 +146,10 @@ def run(
         model.close()
         if single is not None:
             single.close()
-        if guard is not None and ready:
+        if guard is not None and begun:
             guard.disarm()
+        if isinstance(app, Application):
+            app.window = None
 
 
 def _clean_up(model: AppModel) -> None:
@@ -116,9 +159,10 @@ def _clean_up(model: AppModel) -> None:
     clean_left_copies(model.settings.recordings)
 
 
-def _absolute(argument: str) -> str:
-    """The second start may have another working directory than the first."""
-    return argument if not argument or argument.startswith("zk0desk:") else os.path.abspath(argument)
+def _follow_the_move() -> list[str]:
+    from zk0desk.desktop.moved import follow_the_move
+
+    return follow_the_move()
 
 
 def _theme(model: AppModel) -> theme.Choice:
@@ -138,6 +182,8 @@ def _follow_settings(app: QApplication, model: AppModel) -> None:
 
 
 def _raise(window: MainWindow, model: AppModel, argument: str) -> None:
+    if argument == QUIETLY:
+        return
     window.raise_up()
     if argument:
         model.open_invitation(argument)

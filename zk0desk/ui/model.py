@@ -12,9 +12,11 @@ from PySide6.QtCore import QObject, Signal
 
 from zk0desk import events, folders
 from zk0desk.federation.node_state import RUNNING, SENTENCES, NodeState
+from zk0desk.ui.engine_work import EngineWork
 
 if TYPE_CHECKING:
     from zk0desk.control import NodeControl
+    from zk0desk.federation.keyring_check import KeyringState
     from zk0desk.journal import Journal
     from zk0desk.settings import Settings
     from zk0desk.ui.hardware_look import HardwareLook
@@ -27,6 +29,7 @@ class WindowState:
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path or folders.state_folder() / "window.json"
+        self._forgotten = False
         self.values: dict[str, Any] = {}
         try:
             read = json.loads(self.path.read_text(encoding="utf-8"))
@@ -43,7 +46,7 @@ class WindowState:
     def keep(self, **values: Any) -> None:
         """Keep `values` and write the file when something changed. A disk that is full does not stop the window."""
         changed = {**self.values, **values}
-        if changed == self.values:
+        if changed == self.values or self._forgotten:
             return
         self.values = changed
         with contextlib.suppress(OSError):
@@ -52,13 +55,17 @@ class WindowState:
             partial.write_text(json.dumps(changed), encoding="utf-8")
             partial.replace(self.path)
 
+    def forget(self) -> None:
+        """Write no more: a person removed all data."""
+        self._forgotten = True
+
 
 class AppModel(QObject):
     """The window's model. `settings_path` and `journal_path` default to the operator's files.
 
     `nodeEvent` fires for every event of the node, in order, in the window's thread; `nodeEvents` for each batch, and is
     what plots listen to. `nodeStateChanged` carries a `NodeStateChanged`. `showPage` asks the window for a page by its
-    `page_id`. `invitationOpened` carries a line or the path of a file that came from outside.
+    `page_id`. `invitationOpened` carries a line or the path of a file that came from outside. `quitAsked` asks the window to end.
     """
 
     settingsChanged = Signal()
@@ -70,6 +77,8 @@ class AppModel(QObject):
     showPage = Signal(str)
     invitationOpened = Signal(str)
     hardwareSeen = Signal()
+    keyringChecked = Signal()
+    quitAsked = Signal()
 
     def __init__(self, settings_path: Path | None = None, journal_path: Path | None = None, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -81,6 +90,10 @@ class AppModel(QObject):
         self.last_notice: events.Notice | None = None
         self.hardware: HardwareLook | None = None
         """What was seen of this computer last; `hardwareSeen` fires when it was looked at."""
+        self.keyring: KeyringState | None = None
+        """What the trial of the keyring found last; `keyringChecked` fires when it was tried. None where it is not needed."""
+        self.engine = EngineWork(self.window_state, self)
+        self._keyring_tried = False
         self._settings: Settings | None = None
         self._journal: Journal | None = None
         self._thread: NodeThread | None = None
@@ -108,10 +121,13 @@ class AppModel(QObject):
         """Write `settings` to the file and tell everyone."""
         from zk0desk import settings as module
 
+        before = self._settings
         module.save(settings, self.settings_path)
         self._settings = settings
         self.window_state.keep(theme=settings.appearance.theme)
         self.settingsChanged.emit()
+        if self._keyring_tried and before is not None and before.federation.key_storage != settings.federation.key_storage:
+            self.check_keyring()
 
     def reload_settings(self) -> None:
         """Read the file again, after a person mended it by hand."""
@@ -129,10 +145,34 @@ class AppModel(QObject):
         return self._journal
 
     def close(self) -> None:
-        """Close what is open. The node has to have ended."""
+        """Close what is open, and end the work on the engine. The node has to have ended."""
+        self.engine.end()
         if self._journal is not None:
             self._journal.close()
             self._journal = None
+
+    # --- the keyring
+
+    def check_keyring(self) -> None:
+        """Try in the background whether the keyring keeps secrets, where the node's key is kept there."""
+        from zk0desk.errors import OperatorError
+        from zk0desk.ui.background import in_background
+
+        self._keyring_tried = True
+        try:
+            needed = self.settings.federation.key_storage == "keyring"
+        except OperatorError:
+            return  # the pages say what is wrong with the settings
+        if not needed:
+            self._keyring_seen(None)
+            return
+        from zk0desk.federation.keyring_check import check_keyring
+
+        in_background(self, check_keyring, self._keyring_seen)
+
+    def _keyring_seen(self, state: KeyringState | None) -> None:
+        self.keyring = state
+        self.keyringChecked.emit()
 
     # --- the node
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
+import sys
 import time
 
 from PySide6.QtCore import QObject, Signal
@@ -12,13 +14,18 @@ from PySide6.QtNetwork import QLocalServer, QLocalSocket
 
 from zk0desk import folders
 
-_LIMIT = 32768
+_LIMIT = 65536
+"""Bytes that a later start may say: the longest link, escaped, and what raises the window."""
 _WAIT_MS = 1500
 _ANSWER_MS = 5000
 """How long a window may be busy before a later start takes it for dead."""
 _LEAVING_S = 120.0
 """How long a later start waits for a window that closes: the node in it may be in the middle of a step."""
 _OK, _WAIT = b"ok\n", b"wait\n"
+QUIETLY = "--background"
+"""Handed over by a start that shows no window: the first one stays as it is."""
+_TOKEN = "XDG_ACTIVATION_TOKEN"
+"""With what a Wayland desktop gave the later start, the first window may come to the front."""
 
 
 def socket_name() -> str:
@@ -63,10 +70,21 @@ class _Guest(QObject):
             return
         argument = ""
         with contextlib.suppress(ValueError, AttributeError):
-            argument = str(json.loads(line).get("open", ""))
+            said = json.loads(line)
+            argument = str(said.get("open", ""))
+            if token := str(said.get("token", "")):
+                os.environ[_TOKEN] = token  # Qt takes it when the window asks to be raised
         self._socket.write(_OK)
         self._socket.flush()
         self.said.emit(argument)
+
+
+def _may_raise() -> None:
+    """Let the first window come to the front: Windows gives that right to the process that a person started, and it may pass it on."""
+    if sys.platform == "win32":
+        import ctypes
+
+        ctypes.windll.user32.AllowSetForegroundWindow(-1)
 
 
 class SingleInstance(QObject):
@@ -109,7 +127,8 @@ class SingleInstance(QObject):
         socket.connectToServer(self._name)
         if not socket.waitForConnected(_WAIT_MS):
             return b""
-        socket.write(json.dumps({"open": argument}).encode() + b"\n")
+        _may_raise()
+        socket.write(json.dumps({"open": argument, "token": os.environ.get(_TOKEN, "")}).encode() + b"\n")
         socket.waitForBytesWritten(_WAIT_MS)
         if not socket.waitForReadyRead(_ANSWER_MS):
             gone = socket.state() != QLocalSocket.LocalSocketState.ConnectedState

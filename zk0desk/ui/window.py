@@ -6,11 +6,12 @@ import importlib
 import logging
 
 from PySide6.QtCore import QByteArray, QSize, Qt, QTimer, Signal
-from PySide6.QtGui import QCloseEvent, QKeySequence, QPaintEvent, QShortcut
+from PySide6.QtGui import QCloseEvent, QDragEnterEvent, QDropEvent, QKeySequence, QPaintEvent, QShortcut
 from PySide6.QtWidgets import QApplication, QHBoxLayout, QMainWindow, QMessageBox, QStackedWidget, QVBoxLayout, QWidget
 
 from zk0desk.federation.node_state import NodeState
 from zk0desk.ui import theme
+from zk0desk.ui.dropped import invitation_in
 from zk0desk.ui.model import AppModel
 from zk0desk.ui.pages import PAGES, PageSpec
 from zk0desk.ui.sidebar import Sidebar
@@ -37,8 +38,13 @@ class MainWindow(QMainWindow):
         self.model = model
         self._painted = False
         self._closing = False
+        self._quitting = False
+        self.ended = False
+        self.stays_in_tray = False
+        """Closing puts the window away; `quit` ends it. So it is where the desktop's tray shows that zk0desk runs."""
         self.setWindowTitle("zk0desk")
         self.setMinimumSize(MINIMUM)
+        self.setAcceptDrops(True)
         body = QWidget()
         rows = QVBoxLayout(body)
         rows.setContentsMargins(0, 0, 0, 0)
@@ -60,12 +66,13 @@ class MainWindow(QMainWindow):
         for number, spec in enumerate(PAGES, start=1):
             shortcut = QShortcut(QKeySequence(f"Ctrl+{number}"), self)
             shortcut.activated.connect(lambda page_id=spec.page_id: self.show_page(page_id))
-        QShortcut(QKeySequence.StandardKey.Quit, self).activated.connect(self.close)
+        QShortcut(QKeySequence.StandardKey.Quit, self).activated.connect(self.quit)
         self.sidebar.chosen.connect(self.show_page)
         model.showPage.connect(self.show_page)
         model.nodeStateChanged.connect(self._on_state)
         model.nodeEnded.connect(self._on_ended)
         model.settingsChanged.connect(self._apply_theme)
+        model.quitAsked.connect(self.quit)
         state = model.window_state
         page = state.text("page", "recordings")
         self.current_page = page if page in self._specs else "recordings"
@@ -134,6 +141,18 @@ class MainWindow(QMainWindow):
         if isinstance(app, QApplication):
             theme.apply(app, self.model.settings.appearance.theme)
 
+    # --- what is dropped anywhere, and is not for the page under it
+
+    def dragEnterEvent(self, event: QDragEnterEvent) -> None:
+        if invitation_in(event.mimeData()):
+            event.acceptProposedAction()
+
+    def dropEvent(self, event: QDropEvent) -> None:
+        found = invitation_in(event.mimeData())
+        if found:
+            self.model.open_invitation(found)
+            event.acceptProposedAction()
+
     # --- the node
 
     def _on_state(self, _event: object) -> None:
@@ -142,7 +161,11 @@ class MainWindow(QMainWindow):
 
     def _on_ended(self) -> None:
         if self._closing:
-            self.closed.emit()
+            self._end()
+
+    def _end(self) -> None:
+        self.ended = True
+        self.closed.emit()
 
     def raise_up(self) -> None:
         """Bring the window to the front."""
@@ -152,8 +175,18 @@ class MainWindow(QMainWindow):
         self.raise_()
         self.activateWindow()
 
+    def quit(self) -> None:
+        """Close for good, wherever the window is."""
+        self._quitting = True
+        self.close()
+        self._quitting = False
+
     def closeEvent(self, event: QCloseEvent) -> None:
-        """Ask once while the node runs; then stop it, wait for its thread and close."""
+        """Ask once while the node runs; then stop it, wait for its thread and close. Into the tray where that is there."""
+        if self.stays_in_tray and not self._quitting:
+            event.ignore()
+            self.hide()
+            return
         if self.model.running and not self._closing:
             if not self.ask_to_close():
                 event.ignore()
@@ -169,7 +202,7 @@ class MainWindow(QMainWindow):
             self.hide()  # the thread winds down behind; `_on_ended` tells
             return
         event.accept()
-        self.closed.emit()
+        self._end()
 
     def ask_to_close(self) -> bool:
         """Ask whether to stop and close; True for yes."""

@@ -10,11 +10,14 @@ from PySide6.QtCore import Qt
 from PySide6.QtGui import QDragEnterEvent, QDropEvent, QGuiApplication, QShowEvent
 from PySide6.QtWidgets import QFileDialog, QHBoxLayout, QPlainTextEdit, QStackedLayout, QVBoxLayout, QWidget
 
+from zk0desk.desktop.opening import is_link
 from zk0desk.errors import OperatorError
 from zk0desk.federation.node_state import RUNNING, SENTENCES, NodeState
 from zk0desk.ui import theme
 from zk0desk.ui.background import in_background
+from zk0desk.ui.dropped import invitation_in
 from zk0desk.ui.hardware_look import Asked, HardwareLook, look_at_hardware
+from zk0desk.ui.keyring_banner import KeyringBanner
 from zk0desk.ui.model import AppModel
 from zk0desk.ui.pages.consent_lists import ConsentLists
 from zk0desk.ui.pages.example_message import ExampleDialog
@@ -58,6 +61,7 @@ class FederationPage(QWidget):
         self._key_line = ""
         self._looking: Asked | None = None
         self._admitted = False
+        self._offered: Invitation | None = None
         content = QWidget()
         column = QVBoxLayout(content)
         column.setContentsMargins(22, theme.SPACE_4, 20, theme.SPACE_4)
@@ -69,6 +73,12 @@ class FederationPage(QWidget):
         self.banner = Banner("error")
         self.banner.hide()
         column.addWidget(self.banner)
+        column.addWidget(KeyringBanner(model))
+        self.offer = Banner("info")
+        self.offer.actions.addWidget(SecondaryButton("&Use the new one", "", self._use_offered))
+        self.offer.actions.addWidget(SecondaryButton("Kee&p mine", "", self._decline_offered))
+        self.offer.hide()
+        column.addWidget(self.offer)
         self._layers = QStackedLayout()
         column.addLayout(self._layers, 1)
         self._layers.addWidget(self._asking())
@@ -108,6 +118,7 @@ class FederationPage(QWidget):
         self.paste.setAccessibleName("Invitation")
         self.paste.setTabChangesFocus(True)
         self.paste.setMaximumHeight(110)
+        self.paste.setAcceptDrops(False)  # the page takes them: a file's address is no invitation
         self.paste.textChanged.connect(self._pasted)
         card.body.addWidget(self.paste)
         self.paste_problem = Text("", "error")
@@ -169,25 +180,21 @@ class FederationPage(QWidget):
             self.take_file(Path(path))
 
     def _opened_from_outside(self, text: str) -> None:
+        """A link, a file or a drop. It may be a stranger's: an invitation that is held already is not replaced without asking."""
         self.model.pending_invitation = ""
-        if text.startswith("zk0desk:"):
-            self.take(text)
+        if is_link(text):
+            self.take(text, asking=True)
         else:
-            self.take_file(Path(text))
+            self.take_file(Path(text), asking=True)
 
-    def take_file(self, path: Path) -> None:
-        """Read the invitation in a file and explain it."""
+    def take_file(self, path: Path, *, asking: bool = False) -> None:
+        """Read the invitation in a file in the background, and explain it. `asking`: before it takes the place of another one."""
         from zk0desk.federation.invitation import Invitation
 
-        try:
-            invitation = Invitation.read(path)
-        except OperatorError as error:
-            self._problem(error)
-            return
-        self._keep(invitation)
+        in_background(self, lambda: Invitation.read(path), partial(self._keep, asking=asking), self._problem)
 
-    def take(self, text: str) -> None:
-        """Read an invitation's text and explain it. Nothing is sent."""
+    def take(self, text: str, *, asking: bool = False) -> None:
+        """Read an invitation's text and explain it. Nothing is sent. `asking` as in `take_file`."""
         from zk0desk.federation.invitation import Invitation
 
         try:
@@ -195,14 +202,15 @@ class FederationPage(QWidget):
         except OperatorError as error:
             self._problem(error)
             return
-        self._keep(invitation)
+        self._keep(invitation, asking=asking)
 
     def _problem(self, error: OperatorError) -> None:
         self._ask()
         self.paste_problem.setText(str(error))
         self.paste_problem.show()
 
-    def _keep(self, invitation: Invitation) -> None:
+    def _keep(self, invitation: Invitation, *, asking: bool = False) -> None:
+        self._decline_offered()
         if self.model.running:
             self.banner.set("warning", "The node is in a federation.", "Leave it first; then open the other invitation.")
             self.banner.show()
@@ -211,6 +219,13 @@ class FederationPage(QWidget):
         if settings is None:
             return
         line = invitation.to_line()
+        held = invitation_of(settings)
+        if asking and held is not None and line != settings.federation.invitation:
+            self._offered = invitation
+            what = f"Another invitation was opened: to {invitation.federation} at {invitation.address}."
+            self.offer.set("info", what, f"You hold one to {held.federation} at {held.address}. Nothing has changed, and nothing was sent.")
+            self.offer.show()
+            return
         if line != settings.federation.invitation:
             federation = settings.federation.model_copy(update={"invitation": line, "consent": ""})
             self.agree.setChecked(False)
@@ -219,16 +234,25 @@ class FederationPage(QWidget):
         self.banner.hide()
         self.refresh()
 
+    def _use_offered(self) -> None:
+        if self._offered is not None:
+            self._keep(self._offered)
+
+    def _decline_offered(self) -> None:
+        self._offered = None
+        self.offer.hide()
+
     def dragEnterEvent(self, event: QDragEnterEvent) -> None:
-        if event.mimeData().hasUrls() or event.mimeData().hasText():
+        if invitation_in(event.mimeData(), any_file=True) or event.mimeData().hasText():
             event.acceptProposedAction()
 
     def dropEvent(self, event: QDropEvent) -> None:
-        urls = event.mimeData().urls()
-        if urls and urls[0].isLocalFile():
-            self.take_file(Path(urls[0].toLocalFile()))
+        data = event.mimeData()
+        found = invitation_in(data, any_file=True)
+        if found:
+            self._opened_from_outside(found)
         else:
-            self.take(event.mimeData().text())
+            self.take(data.text(), asking=True)
         event.acceptProposedAction()
 
     # --- showing it

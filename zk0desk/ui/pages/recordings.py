@@ -220,6 +220,8 @@ class RecordingsPage(QWidget):
     def dragEnterEvent(self, event: QDragEnterEvent) -> None:
         if any(Path(url.toLocalFile()).is_dir() for url in event.mimeData().urls() if url.isLocalFile()):
             event.acceptProposedAction()
+        else:
+            event.ignore()  # the window takes invitations
 
     def dropEvent(self, event: QDropEvent) -> None:
         for url in event.mimeData().urls():

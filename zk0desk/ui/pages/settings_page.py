@@ -15,6 +15,8 @@ from zk0desk.errors import OperatorError
 from zk0desk.ui import theme
 from zk0desk.ui.model import AppModel
 from zk0desk.ui.pages.choice_box import ChoiceBox
+from zk0desk.ui.pages.data_card import DataCard
+from zk0desk.ui.pages.desktop_card import DesktopCard
 from zk0desk.ui.pages.tick_box import TickBox
 from zk0desk.ui.widgets import Banner, Caption, Card, LinkButton, PageHeader, SecondaryButton, Text, scrolled
 
@@ -34,6 +36,7 @@ NAMES = {
     "cache": "Prepared frames",
     "privacy": "Differential privacy",
     "appearance": "Look",
+    "updates": "Updates",
 }
 ELSEWHERE = {("recordings", "chosen"), ("federation", "consent")}
 """Set on their own pages: chosen recordings on Recordings, the consent on Federation."""
@@ -156,6 +159,8 @@ class SettingsPage(QWidget):
         self.model = model
         self.fields: dict[tuple[str, str], SettingField] = {}
         self.noise = Text("", "bold")
+        self.desktop, self.data = DesktopCard(), DataCard(model)
+        self.data.changed.connect(model.check_keyring)
         outer = QVBoxLayout(self)
         outer.setContentsMargins(22, theme.SPACE_4, 20, 0)
         outer.setSpacing(theme.SPACE_3)
@@ -215,6 +220,9 @@ class SettingsPage(QWidget):
                 card.body.addWidget(self.noise)
                 self._say_noise(settings)
             self._column.addWidget(card)
+        self.desktop.refresh()
+        self._column.addWidget(self.desktop)
+        self._column.addWidget(self.data)
         self._column.addWidget(Caption(f"All of it is in {self._path}. The private key is never there."))
         self._column.addStretch(1)
 
@@ -228,6 +236,7 @@ class SettingsPage(QWidget):
         if not self.fields:
             self._build(settings)
             return
+        self.desktop.refresh()
         for (section, name), field in self.fields.items():
             if field.problem.isHidden():
                 field.show_value(getattr(getattr(settings, section), name))
