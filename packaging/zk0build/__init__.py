@@ -1,0 +1,1 @@
+"""Builds the packages that a robot owner downloads; `packaging/build.py` is its command."""
