@@ -136,7 +136,7 @@ def transport(size: int, times: int, folder: Path) -> dict[str, Any]:
         del arrays
         own = folder / encoding
         own.mkdir()
-        state = coordinator(weights, encoding, own)
+        state = coordinator(weights.copy(), encoding, own)  # rounds are added in place
         chain, feedback = WeightsChain(state), ErrorFeedback(own)
         node, server, add, down = [], [], [], message_bytes(updates.encode(weights, "fp32"))
         for number in range(1, times + 2):  # the second round is the first that has a residual

@@ -75,7 +75,7 @@ def test_that_all_hold_the_same_weights_through_misses_restarts_and_refused_roun
     for number in range(1, ROUNDS + 1):
         if number in (6, 13):
             rounds = opened(folder, nodes)
-        before = rounds.state.weights
+        before = rounds.state.weights.copy()
         for index, node in enumerate(nodes):
             node.online, node.lies = away.get(number) != index, (number, index) == (7, 2)
         if number == 15:

@@ -54,7 +54,7 @@ class RunState:
         self.live = LiveSettings(self)
         """Takes changes of server.toml over into `settings` and `rules`: look those up when they are needed."""
         self.codec = WeightsChain(self)
-        """Takes the weights from round to round: `weights = codec.advance(weights, step)`."""
+        """Takes the weights from round to round, in place: `weights = codec.advance(weights, step)`."""
         self.deliveries = Deliveries(self)
         """Which node holds which weights: `deliveries.used(number, fingerprints)` with every round that is aggregated."""
         chosen = self.settings.privacy

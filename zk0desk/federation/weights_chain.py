@@ -42,49 +42,45 @@ class WeightsChain:
         self._begun = False
 
     def advance(self, weights: np.ndarray, step: np.ndarray) -> np.ndarray:
-        """The weights (flat float32) after `step`, of the round after the last complete one; `weights` are those before, of `state.sha256`.
+        """Add `step`, of the round after the last complete one, to `weights` (flat float32, of `state.sha256`): the weights after it.
 
-        Raises `StepUnfit` when the step cannot be encoded, or leads beyond float32; the chain is then as it was.
+        They are added in place, so that a large set is in memory once; all that can fail comes before. Raises `StepUnfit` when the step
+        cannot be encoded, or leads beyond float32; the weights and the chain are then as they were.
         """
         encoding, size = self._state.rules.encoding, weights.size
         owed, number = self._residual(size), self._state.record.done + 1
         if encoding not in updates.LOSSY:
-            with np.errstate(over="ignore"):
-                result = _finite(np.add(weights, step if owed is None else step + owed))
+            step = step if owed is None else step + owed
+            for part in _parts(size):
+                _check(weights[part], step[part])
             self._forget()
-            return result
+            return _added(weights, ((part, step[part]) for part in _parts(size)))
         folder = self._folder()
         difference, left = (folder / f"{name}-{number}.npy" for name in (DIFFERENCE, RESIDUAL))
         dtype = updates.DTYPES[encoding]
         length = updates.encoded_bytes(size, encoding) // dtype.itemsize
 
-        def encode() -> np.ndarray:
-            result = np.empty_like(weights)
-            with (
-                new_vector(difference, dtype, length, sync=False) as keep,
-                new_vector(left, _FLOAT, size, sync=False) as owe,
-                np.errstate(over="ignore"),
-            ):
+        def encode() -> None:
+            with new_vector(difference, dtype, length, sync=False) as keep, new_vector(left, _FLOAT, size, sync=False) as owe:
                 for piece in updates.encode_owed(step, owed, encoding):
                     keep(piece.array)
                     owe(piece.left)
-                    part = slice(piece.start, piece.start + piece.decoded.size)
-                    _finite(np.add(weights[part], piece.decoded, out=result[part]))
+                    _check(weights[piece.start : piece.start + piece.decoded.size], piece.decoded)
                     let_go(step)
                     let_go(owed)
-            return result
 
         try:
-            result = self._state.disk.insist(encode)
+            self._state.disk.insist(encode)
         except updates.UpdateTooLarge as error:
             raise _unfit(error.why) from error
         before = self._steps(encoding)[1 - updates.DIFFERENCES :]
         self._forget(but={step["round"] for step in before})
         steps = [*before, {"round": number, "base-sha256": self._state.sha256}]
         self._state.kept[KEPT] = {"encoding": encoding, "steps": steps}
-        self._state.kept_arrays |= {difference.stem: _mapped(difference, dtype, length), RESIDUAL: _mapped(left, _FLOAT, size)}
+        kept = _mapped(difference, dtype, length)
+        self._state.kept_arrays |= {difference.stem: kept, RESIDUAL: _mapped(left, _FLOAT, size)}
         self._tidy({f"{DIFFERENCE}-{step['round']}" for step in steps} | {left.stem})
-        return result
+        return _added(weights, zip(_parts(size), _decoded(_cut(kept, size, encoding), encoding, size), strict=True))
 
     def behind(self, held: int | None, encoding: str) -> int:
         """How many differences lead from the weights of round `held` to the present ones, in `encoding`; 0: the whole has to travel.
@@ -104,11 +100,7 @@ class WeightsChain:
         """The pieces of the last `count` differences, the oldest first."""
         size = self._state.weights.size
         for step in self._steps(encoding)[-count:]:
-            array, at = self._state.kept_arrays[f"{DIFFERENCE}-{step['round']}"], 0
-            for start in range(0, size, updates.PIECE):
-                length = updates.piece_length(min(updates.PIECE, size - start), encoding)
-                yield array[at : at + length]
-                at += length
+            yield from _cut(self._state.kept_arrays[f"{DIFFERENCE}-{step['round']}"], size, encoding)
 
     def _steps(self, encoding: str) -> list[dict[str, Any]]:
         """The steps that end at the present weights and are kept in `encoding`: round and base, the oldest first."""
@@ -142,9 +134,39 @@ class WeightsChain:
                     path.unlink()
 
 
-def _finite(weights: np.ndarray) -> np.ndarray:
-    if not is_finite(weights):
-        raise _unfit("A weight would not be finite.")
+def _parts(size: int) -> Iterator[slice]:
+    """The pieces of a vector of `size` values."""
+    return (slice(start, min(start + updates.PIECE, size)) for start in range(0, size, updates.PIECE))
+
+
+def _cut(array: np.ndarray, size: int, encoding: str) -> Iterator[np.ndarray]:
+    """The encoded pieces that lie one after the other in `array`, of a vector of `size` values."""
+    at = 0
+    for part in _parts(size):
+        length = updates.piece_length(part.stop - part.start, encoding)
+        yield array[at : at + length]
+        at += length
+
+
+def _decoded(pieces: Iterable[np.ndarray], encoding: str, size: int) -> Iterator[np.ndarray]:
+    """The values of each piece, good until the next."""
+    scratch = np.empty(min(size, updates.PIECE), np.float32)
+    for part, piece in zip(_parts(size), pieces, strict=True):
+        values = scratch[: part.stop - part.start]
+        updates.decode_piece(piece, encoding, values)
+        yield values
+
+
+def _check(weights: np.ndarray, step: np.ndarray) -> None:
+    """Raise `StepUnfit` unless the sum is finite."""
+    with np.errstate(over="ignore"):
+        if not is_finite(weights + step):
+            raise _unfit("A weight would not be finite.")
+
+
+def _added(weights: np.ndarray, steps: Iterable[tuple[slice, np.ndarray]]) -> np.ndarray:
+    for part, values in steps:
+        np.add(weights[part], values, out=weights[part])
     return weights
 
 
