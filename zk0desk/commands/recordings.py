@@ -249,7 +249,7 @@ def _repair(path: Path, new: Path, *, keep: bool, as_json: bool, convert: bool =
         said = now
 
     try:
-        with _terminated_is_interrupted():
+        with _interrupted_by_signals():
             result = repairs.repair(path, new, plan, progress=progress, keep=keep)
     finally:
         if sys.stderr.isatty():
@@ -263,17 +263,21 @@ def _repair(path: Path, new: Path, *, keep: bool, as_json: bool, convert: bool =
 
 
 @contextlib.contextmanager
-def _terminated_is_interrupted() -> Iterator[None]:
-    """Within it SIGTERM ends the command as Ctrl-C does, so that nothing is left of a half copy."""
+def _interrupted_by_signals() -> Iterator[None]:
+    """Within it SIGTERM ends the command as Ctrl-C does, so that nothing is left of a half copy.
+
+    SIGINT is heard also where it is ignored, as by all that a script starts in the background: the window cancels by it.
+    """
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {each: signal.signal(each, interrupt) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def _print_plan(plan: RepairPlan, new: Path, to: TextIO) -> None:
