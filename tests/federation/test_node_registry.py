@@ -12,7 +12,7 @@ import pytest
 from tests.federation.coordinator_parts import make_server
 from zk0desk.federation.credentials import NodeKey
 from zk0desk.federation.invitation import Invitation
-from zk0desk.federation.node_registry import NodeRegistry, RegistryError
+from zk0desk.federation.node_registry import InvitationUnknownError, NodeRegistry, RegistryError
 from zk0desk.federation.server_folder import ServerFolderError
 from zk0desk.settings import save
 from zk0desk.ui.pages.invitation_facts import facts
@@ -164,5 +164,13 @@ def test_invite_makes_limited_invitations_and_lists_them_and_nodes_begins_a_new_
     assert json.loads(said("invite", "--uses", "1", "--json"))["valid-until"] == 0
     assert [each["uses"] for each in json.loads(said("invite", "--list", "--json"))] == [3, 1]
     assert Invitation.parse(said("invite")).code == folder.code()
+    name = json.loads(said("invite", "--list", "--json"))[0]["name"]
+    assert f"The invitation {name} has ended." in said("invite", "--withdraw", name)
+    assert f"{name}  ended" in said("invite", "--list")
+    assert folder.nodes().judge_code(invitation.code, B) == "invitation-ended"
+    assert folder.nodes().judge_code(invitation.code, A) == "", "who joined with it stays"
+    with pytest.raises(InvitationUnknownError, match=r"No limited invitation is called nobody\."):
+        folder.nodes().withdraw("nobody")
+    folder.nodes().withdraw(name)  # a second time changes nothing
     folder.nodes_path.unlink()
     assert "No node has called yet." in said("nodes", "--new")

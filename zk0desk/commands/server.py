@@ -212,6 +212,9 @@ def invite(
     ] = None,
     uses: Annotated[int | None, typer.Option(min=1, max=10_000, help="So many nodes may use it.", show_default=False)] = None,
     listed: Annotated[bool, typer.Option("--list", help="List the limited invitations instead, and how often each was used.")] = False,
+    withdraw: Annotated[
+        str, typer.Option(metavar="NAME", help="End a limited invitation now, by its name in the list.", show_default=False)
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
     """Print the invitation: one line to send to operators.
@@ -227,6 +230,11 @@ def invite(
     from zk0desk.federation.server_folder import ServerFolder
 
     server = ServerFolder(folder)
+    if withdraw:
+        server.settings()
+        server.nodes().withdraw(withdraw)
+        print(json.dumps({"withdrawn": withdraw}) if as_json else f"The invitation {withdraw} has ended. Nodes that joined with it stay.")
+        return
     if listed:
         server.settings()
         known = server.nodes().invitations()

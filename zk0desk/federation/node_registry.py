@@ -41,6 +41,13 @@ class NodeUnknownError(OperatorError):
     exit_status = ExitStatus.USAGE
 
 
+class InvitationUnknownError(OperatorError):
+    """No limited invitation has that name."""
+
+    code = "invitation-unknown"
+    exit_status = ExitStatus.USAGE
+
+
 class RegistryError(OperatorError):
     """The file of the nodes' keys is missing, empty or damaged. Nobody is admitted, and no round is conducted, until it can be read."""
 
@@ -255,11 +262,28 @@ class NodeRegistry:
     def invitations(self) -> list[LimitedInvitation]:
         """The limited invitations, the oldest first."""
         with self._open() as connection:
-            rows = connection.execute(
-                "SELECT substr(code_sha256, 1, 8) AS name, made, ends, uses,"
-                " (SELECT count(*) FROM invited WHERE invited.code_sha256 = invitations.code_sha256) AS used FROM invitations ORDER BY made"
-            ).fetchall()
+            return self._invitations(connection)
+
+    def _invitations(self, connection: sqlite3.Connection) -> list[LimitedInvitation]:
+        rows = connection.execute(
+            "SELECT substr(code_sha256, 1, 8) AS name, made, ends, uses,"
+            " (SELECT count(*) FROM invited WHERE invited.code_sha256 = invitations.code_sha256) AS used FROM invitations ORDER BY made"
+        ).fetchall()
         return [LimitedInvitation(**dict(row)) for row in rows]
+
+    def withdraw(self, name: str) -> None:
+        """End the limited invitation of that name now. Nodes that used it stay. `InvitationUnknownError` when there is none."""
+        with self._open(write=True) as connection:
+            found = connection.execute(
+                "UPDATE invitations SET ends = ? WHERE substr(code_sha256, 1, 8) = ? AND (ends = 0 OR ends > ?)",
+                ((now := time.time()), name, now),
+            )
+            if not found.rowcount and all(each.name != name for each in self._invitations(connection)):
+                raise InvitationUnknownError(
+                    f"No limited invitation is called {name:.40}.",
+                    "It was made in another folder, or is the one without limits, whose code is in the file `admission-code`.",
+                    "See `zk0desk server invite FOLDER --list`.",
+                )
 
     def judge_code(self, code: str, public_key: bytes) -> CodeVerdict:
         """What a node with this key may expect of `code`. Nothing is written."""
