@@ -18,7 +18,7 @@ from zk0desk.federation.credentials import NodeKey
 from zk0desk.federation.invitation import Invitation
 from zk0desk.federation.messages import TrainRequest
 from zk0desk.federation.server_folder import ServerFolder, init_server
-from zk0desk.settings import ServerNetwork, ServerPolicy, ServerRounds, ServerSettings
+from zk0desk.settings import ServerPolicy, ServerRounds, ServerSettings
 
 MODULES = ("state_proj", "action_in_proj", "action_out_proj", "action_time_mlp_in", "action_time_mlp_out")
 
@@ -35,14 +35,20 @@ def make_policy(folder: Path) -> Path:
     return folder
 
 
-def make_server(tmp_path: Path, *, admission: str = "approved", name: str = "localhost", **rounds: object) -> ServerFolder:
-    """A server's folder on loopback with a free port; `rounds` are settings of the rounds. Test nodes are not clipped, nor quarantined."""
+def make_server(
+    tmp_path: Path, *, admission: str = "approved", name: str = "localhost", state: str = "memory", **rounds: object
+) -> ServerFolder:
+    """A server's folder on loopback with a free port; `state` is where the SuperLink keeps messages, `rounds` are settings of the rounds.
+
+    Test nodes are not clipped, nor quarantined.
+    """
     policy = make_policy(tmp_path / "policy")
     rules = ServerRounds.model_validate(
         {"rounds": 2, "min_nodes": 2, "local_steps": 1, "batch_size": 512, "deadline_s": 20.0, "seed": 5, "encoding": "fp16", **rounds}
     )
     settings = ServerSettings.model_validate(
-        {"federation": "Test arms", "admission": admission, "network": ServerNetwork(host="127.0.0.1", port=0, name=name),
+        {"federation": "Test arms", "admission": admission,
+         "network": {"host": "127.0.0.1", "port": 0, "name": name, "superlink-state": state},
          "policy": ServerPolicy(folder=policy), "rounds": rules, "aggregation": {"clip": 1e6, "quarantine-after": 0}},
     )  # fmt: skip
     return init_server(tmp_path / "server", settings)

@@ -33,9 +33,9 @@ VALUES = 2_000_000
 METRICS = {"num-examples": 40.0, "steps-done": 1.0, "loss-mean": 1.0}
 
 
-def make_federation(tmp_path: Path, rounds: int) -> ServerFolder:
+def make_federation(tmp_path: Path, rounds: int, state: str = "memory") -> ServerFolder:
     """A server's folder whose policy is large enough that aggregating and writing it take a moment."""
-    folder = make_server(tmp_path, rounds=rounds)
+    folder = make_server(tmp_path, rounds=rounds, state=state)
     weights = folder.policy(folder.settings()) / "model.safetensors"
     tensors = load_file(weights)
     tensors["model.vlm_with_expert.lm_expert.layers.1.weight"] = np.random.default_rng(8).standard_normal(VALUES, dtype=np.float32)

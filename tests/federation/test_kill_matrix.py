@@ -29,7 +29,9 @@ def cells(phases: tuple[str, ...]):
     for phase in phases:
         for target in TARGETS:
             marks = [] if (target, phase) in QUICK else [pytest.mark.long]
-            yield pytest.param(target, phase, marks=marks, id=f"{target}-{phase}")
+            yield pytest.param(target, phase, "memory", marks=marks, id=f"{target}-{phase}")
+            if target in ("superlink", "all"):
+                yield pytest.param(target, phase, "disk", marks=pytest.mark.long, id=f"{target}-{phase}-disk")
 
 
 def run_through(made: Federation, kill: Kill | None) -> dict[str, Counter[int]]:
@@ -68,14 +70,14 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[int, str]:
         return made.hashes()
 
 
-@pytest.mark.parametrize(("target", "phase"), list(cells(PHASES[:4])))
-def test_a_run_goes_on_after_kill_9(tmp_path: Path, undisturbed: dict[int, str], target: str, phase: str):
-    with federation(make_federation(tmp_path, ROUNDS), ROUNDS) as made:
+@pytest.mark.parametrize(("target", "phase", "state"), list(cells(PHASES[:4])))
+def test_a_run_goes_on_after_kill_9(tmp_path: Path, undisturbed: dict[int, str], target: str, phase: str, state: str):
+    with federation(make_federation(tmp_path, ROUNDS, state), ROUNDS) as made:
         with Kill(made, target, phase, KILLED) as kill:
             made.start(kill.watch)
             asked = run_through(made, kill)
         whole(made)
-        print(f"\n{phase:12} {target:11} {kill.seen:32} asked {dict(asked[KEYS[0].fingerprint])}")
+        print(f"\n{phase:12} {target:11} {state:6} {kill.seen:32} asked {dict(asked[KEYS[0].fingerprint])}")
         assert kill.seen in EXPECTED[phase]
         assert made.hashes() == undisturbed, "the run that was disturbed gives the same weights to the bit"
     for rounds in asked.values():
