@@ -431,6 +431,16 @@ def test_a_target_that_is_taken_or_in_the_recording_is_refused(tmp_path: Path) -
     assert repair(source, tmp_path / "empty", plan).check.status == "ok"
 
 
+def test_the_room_for_a_file_that_is_written_anew_is_asked_for(tmp_path: Path) -> None:
+    source = make_recording(tmp_path / "old", data=wall_clock)
+    whole = sum(path.stat().st_size for path in source.rglob("*") if path.is_file())
+    needed = plan_repair(source, quick_check(source, NEEDS), NEEDS).bytes_needed
+    assert needed == whole + (source / DATA).stat().st_size, "it is there twice for a while"
+    convert = make_v2(tmp_path / "v2")
+    whole = sum(path.stat().st_size for path in convert.rglob("*") if path.is_file())
+    assert plan_repair(convert, quick_check(convert, NEEDS), NEEDS).bytes_needed == whole
+
+
 def test_a_disk_that_is_too_full_is_told_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = make_recording(tmp_path / "old", data=wall_clock)
     plan = plan_repair(source, quick_check(source, NEEDS), NEEDS)

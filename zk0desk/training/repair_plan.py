@@ -13,7 +13,7 @@ import numpy as np
 from zk0desk.errors import ExitStatus, OperatorError
 from zk0desk.training.episode_table import Episode
 from zk0desk.training.recording_check import ACTION, STATE
-from zk0desk.training.recording_files import size_on_disk
+from zk0desk.training.recording_files import parquet_files, size_on_disk
 from zk0desk.training.recording_info import Info, read_info, shown
 from zk0desk.training.recording_schema import renames
 from zk0desk.training.recording_types import BY_EPISODE, CheckResult, Finding, PolicyNeeds, RecordingError, Severity
@@ -162,7 +162,7 @@ class _Planner:
         if not whole or changed or self._statistics_wrong():
             self._statistics(info, frames, whole)
         size = size_on_disk(self.path)
-        need = size + (0 if not self.reencode else int(size * (REENCODED - 1)) + self._largest_video(info, episodes))
+        need = int(size * (REENCODED if self.reencode else 1)) + self._beside(episodes)
         looked_at = 3 * len(kept) * len(video_keys(info)) * LOOK_S
         seconds = sum(step.seconds for step in self.steps) + size / COPY_BYTES_S + looked_at
         return RepairPlan(self.path, self.needs, tuple(self.steps), left_out, kept, need, seconds, tuple(self.impossible))
@@ -252,8 +252,12 @@ class _Planner:
             seconds += frames * sum(f.size[0] * f.size[1] for f in info.cameras if not f.depth) / SAMPLED_PIXELS_S
         self._step(Step.STATISTICS, what, "", seconds)
 
-    def _largest_video(self, info: Info, episodes: Sequence[Episode]) -> int:
-        paths = {span.path for episode in episodes for span in episode.videos.values()}
+    def _beside(self, episodes: Sequence[Episode]) -> int:
+        """Bytes of the largest file that is written anew: for a while it is there twice."""
+        codes = {step.code for step in self.steps}
+        paths = set(parquet_files(self.path / "data")) if codes & {Step.LEAVE_OUT, Step.RENAME, Step.RETIME} else set()
+        if Step.REENCODE in codes:
+            paths |= {span.path for episode in episodes for span in episode.videos.values()}
         return max((path.stat().st_size for path in paths if path.is_file()), default=0)
 
 
