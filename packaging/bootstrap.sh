@@ -13,7 +13,7 @@ fail() { # what, why, remedy
   exit 1
 }
 
-wanted_stamp() { { pwd; cat requirements.lock pyproject.toml "${BASH_SOURCE[0]}"; } | sha256sum | cut -d' ' -f1; }
+wanted_stamp() { { pwd; cat requirements.lock pyproject.toml packaging/linux/system-libraries.txt "${BASH_SOURCE[0]}"; } | sha256sum | cut -d' ' -f1; }
 if [ "$(cat $stamp 2>/dev/null)" = "$(wanted_stamp)" ] && $venv/bin/python -c '' 2>/dev/null; then
   exit 0
 fi
@@ -28,34 +28,13 @@ fi
 
 # --- system packages ----------------------------------------------------------------------------------------
 
-# Library that Qt's wheels load, and the Debian package that has it.
-libraries="
-libEGL.so.1 libegl1
-libGL.so.1 libgl1
-libfontconfig.so.1 libfontconfig1
-libfreetype.so.6 libfreetype6
-libdbus-1.so.3 libdbus-1-3
-libglib-2.0.so.0 libglib2.0-0
-libgssapi_krb5.so.2 libgssapi-krb5-2
-libxkbcommon.so.0 libxkbcommon0
-libxkbcommon-x11.so.0 libxkbcommon-x11-0
-libX11-xcb.so.1 libx11-xcb1
-libxcb-cursor.so.0 libxcb-cursor0
-libxcb-icccm.so.4 libxcb-icccm4
-libxcb-image.so.0 libxcb-image0
-libxcb-keysyms.so.1 libxcb-keysyms1
-libxcb-randr.so.0 libxcb-randr0
-libxcb-render-util.so.0 libxcb-render-util0
-libxcb-shape.so.0 libxcb-shape0
-libxcb-xinerama.so.0 libxcb-xinerama0
-libwayland-cursor.so.0 libwayland-cursor0
-libwayland-egl.so.1 libwayland-egl1
-"
+# The libraries that Qt's wheels load, each with the Debian package that has it; packages are built from the same table.
+libraries=$(grep -v '^#' packaging/linux/system-libraries.txt)
 
 missing_packages() {
   local present
   present=$(PATH=$PATH:/sbin:/usr/sbin ldconfig -p 2>/dev/null || true)
-  while read -r library package; do
+  while read -r library package _; do
     if [ -n "$library" ] && [[ $present != *"$library "* ]]; then echo "$package"; fi
   done <<<"$libraries"
   # Without any font the window shows boxes; without certificates nothing can be fetched.

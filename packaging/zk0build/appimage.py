@@ -32,8 +32,21 @@ def build(tree: Tree, recipe: Recipe, out: Path, epoch: int, runtime: Path | Non
     (root / ".DirIcon").symlink_to(f"{name}.png")
     squashfs = out / f"zk0desk-{tree.version}-{tree.target.arch}.squashfs"
     squashfs.unlink(missing_ok=True)
-    call([program("mksquashfs", "squashfs-tools"), root, squashfs, "-noappend", "-root-owned", "-no-xattrs", "-no-progress",
-          "-comp", "zstd", "-Xcompression-level", "3" if fast else "19", "-b", "1M", "-mkfs-time", str(epoch), "-all-time", str(epoch)])  # fmt: skip
+    pressed = ["-comp", "zstd", "-Xcompression-level", "3" if fast else "19", "-b", "1M"]
+    dates = ["-mkfs-time", str(epoch), "-all-time", str(epoch)]
+    call(
+        [
+            program("mksquashfs", "squashfs-tools"),
+            root,
+            squashfs,
+            "-noappend",
+            "-root-owned",
+            "-no-xattrs",
+            "-no-progress",
+            *pressed,
+            *dates,
+        ]
+    )
     if runtime is None:
         return squashfs
     package = squashfs.with_suffix(".AppImage")

@@ -115,9 +115,10 @@ def _built(wheel: lock.Wheel, folder: Path, index: str, work: Path) -> dict[str,
     wanted = built / "requirements.txt"
     wanted.write_text(wheel.requirement + "\n", encoding="utf-8")
     host = Path(sys.base_prefix) / ("python.exe" if sys.platform == "win32" else "bin/python3")
-    call([host, "-m", "pip", "--python", sys.executable, "wheel", "--quiet", "--disable-pip-version-check", "--no-deps",
-          "--no-build-isolation", "--require-hashes", "--no-binary", wheel.name, *(["--index-url", index] if index else []), "--wheel-dir", built,
-          "--requirement", wanted], env={"SOURCE_DATE_EPOCH": str(product.epoch())})  # fmt: skip
+    options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--no-build-isolation", "--require-hashes", "--no-binary", wheel.name]
+    source = ["--index-url", index] if index else []
+    call([host, "-m", "pip", "--python", sys.executable, "wheel", *options, *source, "--wheel-dir", built, "--requirement", wanted],
+         env={"SOURCE_DATE_EPOCH": str(product.epoch())})  # fmt: skip
     files = list(built.glob("*.whl"))
     if len(files) != 1 or not files[0].name.endswith("-none-any.whl"):
         raise BuildError(f"The wheel of {wheel.name} that was built does not fit every computer.", ", ".join(file.name for file in files))
