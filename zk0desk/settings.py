@@ -139,12 +139,12 @@ class Appearance(_Section):
 
 
 class Updates(_Section):
-    """Newer versions of zk0desk and its training engine. They come from zk0desk's own signed list, never from a federation."""
+    """Newer versions of zk0desk and of its training engine."""
 
-    look: bool = Field(
+    look_daily: bool = Field(
         False,
-        description="Ask once a day whether there is a newer one, and never while a node runs. Nothing about you or this computer is sent, "
-        "and nothing is fetched before you say so.",
+        description="Ask zk0desk's own signed list once a day whether there is a newer version or a mended engine, and never while a node "
+        "runs. Nothing about you or this computer is sent, and nothing is fetched before you say so. A federation updates nothing.",
     )
 
 

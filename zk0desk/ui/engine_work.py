@@ -21,6 +21,10 @@ Action = Literal["get", "update", "verify", "repair", "back", "prune", "export",
 
 GOES_ON = ("get", "update", "import")
 """What was begun and not ended is gone on with at the next start."""
+AT_ONCE = ("back", "prune")
+"""What is done in a moment, and cannot be paused or stopped."""
+RESULTS = {"engine", "verified", "exported", "pruned", "self-test", "update"}
+"""What the process tells at its end; one of them is there when it did what it was asked to."""
 BEGUN = "engine"
 """The name in the window's state under which that is kept."""
 
@@ -93,7 +97,8 @@ class EngineWork(QObject):
         process.finished.connect(self._finished)
         process.errorOccurred.connect(self._broken)
         self._remember()
-        process.start(sys.executable, ["-m", "zk0desk", "engine", action, *arguments, "--json", "--steered"])
+        steered = () if action in AT_ONCE else ("--steered",)
+        process.start(sys.executable, ["-m", "zk0desk", "engine", action, *arguments, "--json", *steered])
         self.changed.emit()
 
     def again(self) -> None:
@@ -186,7 +191,7 @@ class EngineWork(QObject):
         if self._closing:
             return
         self.cancelled = self._cancelled and not self.in_use
-        if code != 0 and self.error is None and not self._cancelled and "engine" not in self.found:
+        if code != 0 and self.error is None and not self._cancelled and not RESULTS & set(self.found):
             text = bytes(process.readAllStandardError().data()).decode("utf-8", "replace").strip()
             why = text[-400:] or f"The process ended with status {code}."
             self.error = OperatorError("The work on the engine ended unexpectedly.", why, "Try again; what has arrived is there still.")

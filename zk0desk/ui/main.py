@@ -104,6 +104,8 @@ def run(
             model.nodeEnded.connect(lambda: guard.note(training=False))
             in_background(window, _follow_the_move, lambda _rewritten: None)
             model.check_keyring()
+            model.engine.go_on()
+            model.updates.begin()
         if quietly and on_ready is not None:
             on_ready(window)
 
@@ -130,6 +132,15 @@ def run(
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     app.setQuitOnLastWindowClosed(False)
     window.closed.connect(app.quit)
+    restart = False
+
+    def end_and_begin_anew() -> None:
+        nonlocal restart
+        restart = True
+        window.quit()
+        restart = window.ended or window.closing  # or the person stays, because the node runs
+
+    model.restartAsked.connect(end_and_begin_anew)
     if quietly:
         Background(window, model).begin()
         QTimer.singleShot(0, window, begin)
@@ -150,6 +161,8 @@ def run(
             guard.disarm()
         if isinstance(app, Application):
             app.window = None
+        if restart:
+            _begin_anew()
 
 
 def _clean_up(model: AppModel) -> None:
@@ -157,6 +170,15 @@ def _clean_up(model: AppModel) -> None:
     from zk0desk.training.repairs import clean_left_copies
 
     clean_left_copies(model.settings.recordings)
+
+
+def _begin_anew() -> None:
+    from PySide6.QtCore import QProcess
+
+    from zk0desk.desktop.launcher import launcher
+
+    program, *arguments = launcher().command
+    QProcess.startDetached(program, arguments)
 
 
 def _follow_the_move() -> list[str]:

@@ -13,6 +13,7 @@ from PySide6.QtCore import QObject, Signal
 from zk0desk import events, folders
 from zk0desk.federation.node_state import RUNNING, SENTENCES, NodeState
 from zk0desk.ui.engine_work import EngineWork
+from zk0desk.ui.update_watch import UpdateWatch
 
 if TYPE_CHECKING:
     from zk0desk.control import NodeControl
@@ -65,7 +66,8 @@ class AppModel(QObject):
 
     `nodeEvent` fires for every event of the node, in order, in the window's thread; `nodeEvents` for each batch, and is
     what plots listen to. `nodeStateChanged` carries a `NodeStateChanged`. `showPage` asks the window for a page by its
-    `page_id`. `invitationOpened` carries a line or the path of a file that came from outside. `quitAsked` asks the window to end.
+    `page_id`. `invitationOpened` carries a line or the path of a file that came from outside. `quitAsked` asks the window to
+    end, `restartAsked` to end and begin anew; `engineAsked` asks its page to show where the engine is got.
     """
 
     settingsChanged = Signal()
@@ -79,6 +81,8 @@ class AppModel(QObject):
     hardwareSeen = Signal()
     keyringChecked = Signal()
     quitAsked = Signal()
+    restartAsked = Signal()
+    engineAsked = Signal()
 
     def __init__(self, settings_path: Path | None = None, journal_path: Path | None = None, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -93,6 +97,7 @@ class AppModel(QObject):
         self.keyring: KeyringState | None = None
         """What the trial of the keyring found last; `keyringChecked` fires when it was tried. None where it is not needed."""
         self.engine = EngineWork(self.window_state, self)
+        self.updates = UpdateWatch(self)
         self._keyring_tried = False
         self._settings: Settings | None = None
         self._journal: Journal | None = None
@@ -294,6 +299,11 @@ class AppModel(QObject):
         """Stop at once; nothing more is sent."""
         if self.control is not None:
             self.control.stop_now()
+
+    def show_engine(self) -> None:
+        """Show where the training engine is got."""
+        self.showPage.emit("computer")
+        self.engineAsked.emit()
 
     # --- from outside
 

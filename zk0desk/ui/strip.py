@@ -11,7 +11,10 @@ from PySide6.QtWidgets import QHBoxLayout, QProgressBar, QVBoxLayout, QWidget
 from zk0desk import events
 from zk0desk.federation.node_state import RUNNING, NodeState
 from zk0desk.ui import theme
+from zk0desk.ui.engine_work import GOES_ON
 from zk0desk.ui.model import AppModel
+from zk0desk.ui.pages.engine_progress import words_of
+from zk0desk.ui.pages.engine_words import DOING
 from zk0desk.ui.widgets import DangerButton, ElidedLabel, IconLabel, SecondaryButton
 
 HEIGHT = 60
@@ -81,15 +84,18 @@ class StatusStrip(QWidget):
         self.finish = SecondaryButton("Finish roun&d and stop", "", self._finish)
         self.stop = DangerButton("Stop &now", "", self._stop)
         self.again = SecondaryButton("Join a&gain", "", model.join)
+        self.engine = SecondaryButton("Training engine", "download", model.show_engine)
+        self.engine.setToolTip("Shows how far it is, and what can be done")
         self.finish.setToolTip("Trains this round to its end, sends its update, then leaves the federation")
         self.stop.setToolTip("Stops at once. Nothing more is sent; recordings and settings stay as they are")
-        for button in (self.pause, self.finish, self.stop, self.again):
+        for button in (self.pause, self.finish, self.stop, self.engine, self.again):
             row.addWidget(button)
         self._show(model.state_event)
         model.nodeStateChanged.connect(self._show)
         model.nodeEvent.connect(self._on_event)
         model.nodeStarted.connect(self._buttons)
         model.nodeEnded.connect(self._on_ended)
+        model.engine.changed.connect(self._on_engine)
 
     def _show(self, event: events.NodeStateChanged) -> None:
         state = NodeState(event.state)
@@ -101,6 +107,22 @@ class StatusStrip(QWidget):
         self._fold()
         if state is not _S.PAUSED:
             self._progress(0, 0)
+        self._buttons()
+
+    def _on_engine(self) -> None:
+        """While no node runs, what happens is the work on the engine."""
+        work = self._model.engine
+        if self._model.running:
+            return
+        if not work.busy:
+            self._show(self._model.state_event)
+            return
+        self.icon.set("pause-circle-outline" if work.paused else "download", "warning" if work.paused else "accent")
+        self.what.setText(f"{DOING[work.action][0]} the training engine")
+        then = "The window can be used meanwhile" if work.action in GOES_ON else ""
+        self._said = (words_of(work).rstrip("."), then)
+        self._fold()
+        self._progress(work.step.done, work.step.total)
         self._buttons()
 
     def _fold(self) -> None:
@@ -123,7 +145,10 @@ class StatusStrip(QWidget):
         control = self._model.control
         for button in (self.pause, self.finish, self.stop):
             button.setVisible(running)
-        self.again.setVisible(not running and state in (_S.STOPPED, _S.FAILED))
+        notice, works = self._model.last_notice, self._model.engine.busy
+        lacking = state is _S.FAILED and notice is not None and notice.code == "engine-missing"
+        self.engine.setVisible(not running and (works or lacking))
+        self.again.setVisible(not running and not works and state in (_S.STOPPED, _S.FAILED))
         paused = control.paused if control is not None else state is _S.PAUSED
         self.pause.set_text("Re&sume" if paused else "&Pause")
         self.pause.set_icon("play" if paused else "pause")

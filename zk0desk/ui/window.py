@@ -175,6 +175,11 @@ class MainWindow(QMainWindow):
         self.raise_()
         self.activateWindow()
 
+    @property
+    def closing(self) -> bool:
+        """Whether it ends as soon as the node has ended."""
+        return self._closing
+
     def quit(self) -> None:
         """Close for good, wherever the window is."""
         self._quitting = True

@@ -16,6 +16,7 @@ from zk0desk.ui.hardware_look import Asked, HardwareLook, look_at_hardware
 from zk0desk.ui.keyring_banner import KeyringBanner
 from zk0desk.ui.model import AppModel
 from zk0desk.ui.pages.devices_card import DevicesCard
+from zk0desk.ui.pages.engine_card import EngineCard
 from zk0desk.ui.pages.how_it_trains_card import HowItTrainsCard
 from zk0desk.ui.pages.hub_dialog import open_hub_dialog
 from zk0desk.ui.pages.network_card import NetworkCard
@@ -64,6 +65,10 @@ class ComputerPage(QWidget):
         self.header.actions.addWidget(self.go_on)
         column.addWidget(self.header)
         column.addWidget(KeyringBanner(model))
+        self.engine = EngineCard(model)
+        self.engine.changed.connect(self.look)
+        self.engine.seen.connect(self._engine_seen)
+        column.addWidget(self.engine)
 
         policy = Card("Base policy")
         self.policy_badge = Badge("muted", "Not chosen")
@@ -107,7 +112,9 @@ class ComputerPage(QWidget):
         column.addStretch(1)
         outer = QHBoxLayout(self)
         outer.setContentsMargins(0, 0, 0, 0)
-        outer.addWidget(scrolled(content))
+        self._area = scrolled(content)
+        outer.addWidget(self._area)
+        model.engineAsked.connect(lambda: self._area.verticalScrollBar().setValue(0))
         model.settingsChanged.connect(self._settings_changed)
 
     def showEvent(self, event: QShowEvent) -> None:
@@ -115,10 +122,16 @@ class ComputerPage(QWidget):
         if not self._looked:
             self._looked = True
             QTimer.singleShot(0, self, self.look)
+        QTimer.singleShot(0, self.engine, self.engine.refresh)
         QTimer.singleShot(0, self.round_time, self.round_time.refresh)
         QTimer.singleShot(0, self.prepared, self.prepared.refresh)
 
     # --- looking
+
+    def _engine_seen(self) -> None:
+        """Where the engine is still to be got, that is what to do next on this page."""
+        look = self.engine.look
+        self.go_on.setVisible(look is None or look.choice is None or not look.missing)
 
     def _question(self) -> Asked:
         try:

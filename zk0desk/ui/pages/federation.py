@@ -87,7 +87,7 @@ class FederationPage(QWidget):
         outer.setContentsMargins(0, 0, 0, 0)
         outer.setSpacing(0)
         outer.addWidget(scrolled(content), 1)
-        self.footer = JoinFooter(self._join, model.stop_now, model.showPage.emit)
+        self.footer = JoinFooter(self._join, model.stop_now, self._elsewhere)
         self.agree, self.join = self.footer.agree, self.footer.join
         self.agree.toggled.connect(lambda _on: self.refresh())
         outer.addWidget(self.footer)
@@ -420,6 +420,13 @@ class FederationPage(QWidget):
         dialog = ExampleDialog(self, invitation, self._key_known)
         dialog.open()
         dialog.fill(settings.recordings.chosen, journal)
+
+    def _elsewhere(self, page_id: str) -> None:
+        """Show the page on which something is still to be done; on that about this computer, the engine is at its top."""
+        if page_id == "computer":
+            self.model.show_engine()
+        else:
+            self.model.showPage.emit(page_id)
 
     def _join(self) -> None:
         settings = self._settings()

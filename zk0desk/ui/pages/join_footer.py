@@ -59,4 +59,4 @@ class JoinFooter(QWidget):
         self.mend.setVisible(not running and elsewhere is not None)
         if elsewhere is not None:
             self._elsewhere = elsewhere.page_id
-            self.mend.set_text(f"&Back to {elsewhere.name}")
+            self.mend.set_text(elsewhere.remedy or f"&Back to {elsewhere.name}")

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from zk0desk.ui.hardware_look import HardwareLook
 
 
+ENGINE = {"engine-missing": "Get the training engine", "engine-broken": "Mend the training engine"}
+"""Findings about this computer that a click on its page mends, and the button that leads there."""
+
+
 @dataclass(frozen=True)
 class Step:
     """A step of the way in. `blocked` says why it cannot be taken yet, `warning` what limits it though it is done; or empty.
@@ -30,6 +34,8 @@ class Step:
     blocked: str = ""
     warning: str = ""
     fails: bool = False
+    remedy: str = ""
+    """The words of a button that leads to what is in the way; empty: back to the step's page."""
 
     @property
     def sign(self) -> tuple[str, str, str]:
@@ -77,6 +83,8 @@ def _computer_step(settings: Settings, look: HardwareLook | None) -> Step:
     if look.trouble is not None:
         return Step(name, page_id, False, str(look.trouble), fails=True)
     first = look.verdict.findings[0] if look.verdict.findings else None
+    if first is not None and first.code in ENGINE:
+        return Step(name, page_id, False, f"{first.what} {first.why}".strip(), remedy=ENGINE[first.code])
     reason = f"{first.what} {first.remedy}".strip() if first is not None else ""
     if look.verdict.answer == "no":
         return Step(name, page_id, False, f"This computer cannot train the policy. {reason}".strip(), fails=True)
