@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zk0desk.desktop.opening import is_invitation
-from zk0desk.errors import EngineMissingError, ExitStatus, OperatorError
+from zk0desk.errors import ExitStatus, OperatorError
 
 if TYPE_CHECKING:
     import click
@@ -39,6 +39,7 @@ COMMANDS = {
     "hub": _Command("zk0desk.commands.hub", "app", "Fetch a base policy or a recording from the Hugging Face Hub."),
     "identity": _Command("zk0desk.commands.identity", "app", "Show this node's identity, back it up, or put a backup in."),
     "data": _Command("zk0desk.commands.data", "data", "Show what zk0desk keeps on this computer, by size, or remove it."),
+    "engine": _Command("zk0desk.commands.engine", "app", "Get, check and save what trains: torch, LeRobot and flwr."),
     "server": _Command("zk0desk.commands.server", "app", "Run a federation: initialise, start, invite, admit, train."),
 }
 """Every command, in the order in which the help shows them."""
@@ -91,11 +92,9 @@ def guarded(action: Callable[[], int], *, as_json: bool = False) -> int:
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] not in _ENGINE:
                 raise
-            raise EngineMissingError(
-                f"{error.name} is not installed on this computer.",
-                "Training needs torch, LeRobot and flwr; the window and the checks of recordings do not.",
-                "Install them with: pip install 'zk0desk[engine]'",
-            ) from error
+            from zk0desk.engine.missing import missing
+
+            raise missing(f"{error.name} is not installed on this computer.") from error
     except OperatorError as error:
         _tell(error, as_json)
         return int(error.exit_status)

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 
@@ -33,6 +32,8 @@ def private_folder(path: Path) -> Path:
 
 def write_atomically(path: Path, text: str, mode: int = 0o600) -> None:
     """Write `text` to `path` through a temporary file beside it."""
+    import tempfile
+
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".partial")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -64,6 +65,11 @@ def runs_folder() -> Path:
 def policies_folder() -> Path:
     """Policies that were saved or fetched."""
     return _base("data") / "policies"
+
+
+def engines_folder() -> Path:
+    """Training engines that a packaged zk0desk fetched."""
+    return _base("data") / "engines"
 
 
 def cache_folder() -> Path:

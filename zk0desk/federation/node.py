@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from zk0desk import __version__
 from zk0desk.control import NodeControl, Stopped
-from zk0desk.errors import EngineMissingError, OperatorError
+from zk0desk.engine.missing import missing
+from zk0desk.errors import OperatorError
 from zk0desk.events import Connected, Event, MessageLogged, NodeStateChanged, Notice, Sink, Transfer, UpdateSent
 from zk0desk.federation import local_round
 from zk0desk.federation.interruptible import Behind, interruptible
@@ -194,9 +195,7 @@ class Node:
             with gentle_imports():
                 from zk0desk.federation.fleet import Fleet
         except ImportError as error:
-            raise EngineMissingError(
-                "The connection to federations cannot be loaded.", f"{error}.", "Install it: pip install 'zk0desk[engine]'."
-            ) from error
+            raise missing("The connection to federations cannot be loaded.", f"{error}.") from error
 
         return Fleet(self._invitation, self._key, self._control)
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from zk0desk.amounts import gigabytes
+from zk0desk.engine.missing import remedy as engine_remedy
 from zk0desk.errors import ExitStatus, OperatorError
 from zk0desk.federation import robust
 from zk0desk.federation.server_folder import ServerFolder, ServerNotRunningError
@@ -171,11 +172,10 @@ def _libraries(settings: ServerSettings) -> Iterator[Finding]:
         wanted |= {"torch": "evaluates on held-out recordings", "lerobot": "evaluates on held-out recordings"}
     for name, does in wanted.items():
         if find_spec(name) is None:
-            remedy = "pip install 'zk0desk[engine]'"
-            yield Finding("engine-missing", BLOCKS, f"{name} is not installed on this computer.", f"It {does}.", remedy)
+            yield Finding("engine-missing", BLOCKS, f"{name} is not installed on this computer.", f"It {does}.", engine_remedy())
     if settings.tracking.wandb != "off" and find_spec("wandb") is None:
-        why, remedy = "tracking.wandb asks for it.", "pip install 'zk0desk[wandb]', or set tracking.wandb to off."
-        yield Finding("wandb-missing", BLOCKS, "Weights & Biases is not installed.", why, remedy)
+        why, instead = "tracking.wandb asks for it.", "pip install 'zk0desk[wandb]', or set tracking.wandb to off."
+        yield Finding("wandb-missing", BLOCKS, "Weights & Biases is not installed.", why, instead)
 
 
 def _port(server: ServerFolder, settings: ServerSettings, looked: dict[str, str]) -> Iterator[Finding]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from zk0desk import folders
-from zk0desk.training.hardware_look import last_words
+from zk0desk.engine.selftest import last_words
 
 CHOSEN = "ZK0DESK_DECODER"
 """`pyav` in this variable of the environment spares the trial: the demo's videos are small, and its curve is to be the same everywhere."""

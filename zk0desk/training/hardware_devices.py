@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from zk0desk.amounts import gigabytes
+from zk0desk.engine.missing import build_remedy
 from zk0desk.gpus import JETSONS, MIN_CAPABILITY, MIN_DRIVER, NO_DRIVER, Gpu
 from zk0desk.training.hardware_types import Computer, Precision
 from zk0desk.training.policy_size import GPU_LIBRARIES, LARGE_AT_ONCE, LARGE_POLICY, LIBRARIES, PolicySize
@@ -153,7 +154,7 @@ def _build_problem(gpu: Gpu, computer: Computer) -> Finding | None:
         f"torch-without-{need.lower()}",
         f"torch was built without {need}.",
         f"{gpu.name} is there and cannot be used; the processor is.",
-        f"Install torch's {need} build, from pytorch.org ({source}).",
+        build_remedy(need, source),
     )
 
 

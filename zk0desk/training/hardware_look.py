@@ -7,13 +7,13 @@ import os
 import platform
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 from zk0desk import folders
+from zk0desk.engine.selftest import last_words
 from zk0desk.gpus import find_gpus, jetson_model
 from zk0desk.training.container_limits import container_limits, in_container, usable_cores, usable_memory
 from zk0desk.training.hardware_types import ENGINE, Computer
@@ -173,12 +173,3 @@ def _probe_engine() -> tuple[str, str, str]:
         except (ValueError, KeyError, TypeError):
             continue  # a library's own words
     return ("" if done.returncode == 0 else last_words(done.returncode, done.stderr)), build, sees
-
-
-def last_words(status: int, stderr: str) -> str:
-    """Why a child process ended: the last line that it wrote, or the signal that ended it."""
-    if status < 0:
-        names = {signal.SIGILL: "an instruction that this processor does not have", signal.SIGSEGV: "a fault in its own code"}
-        number = -status
-        return f"it was ended by {names.get(signal.Signals(number), signal.Signals(number).name)}"
-    return (stderr.strip().splitlines() or [f"exit status {status}"])[-1][:300]

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from zk0desk.amounts import gigabytes
+from zk0desk.engine.missing import remedy as engine_remedy
 from zk0desk.training.hardware_devices import Place, best_place, processor, repairable
 from zk0desk.training.hardware_types import ENGINE, Answer, Computer, Verdict
 from zk0desk.training.policy_size import BATCH, LARGE_POLICY, LIBRARIES, PARAMETERS, TRAINABLE, PolicySize
@@ -86,7 +87,7 @@ def _engine(computer: Computer) -> Iterator[Finding]:
             Severity.BLOCKS,
             f"The training engine is not installed: {', '.join(missing)}.",
             "The window works without it; training does not.",
-            'Install it: pip install "zk0desk[engine]"',
+            engine_remedy(),
         )
     elif computer.engine_error:
         yield Finding(
@@ -94,7 +95,7 @@ def _engine(computer: Computer) -> Iterator[Finding]:
             Severity.BLOCKS,
             "torch cannot be loaded on this computer.",
             f"It says: {computer.engine_error}",
-            'Install it again: pip install --force-reinstall "zk0desk[engine]"',
+            engine_remedy(broken=True),
         )
 
 

@@ -20,7 +20,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from zk0desk.errors import EngineMissingError
+from zk0desk.engine.missing import missing
 from zk0desk.quiet import quiet_libraries
 
 LIBRARIES = {
@@ -58,9 +58,7 @@ def load_engine() -> None:
             for name in ENGINE:
                 importlib.import_module(name)
     except (ImportError, OSError) as error:
-        raise EngineMissingError(
-            "The training engine cannot be loaded.", f"{error}.", "Install it: pip install 'zk0desk[engine]'."
-        ) from error
+        raise missing("The training engine cannot be loaded.", f"{error}.") from error
 
 
 @contextlib.contextmanager
