@@ -1,7 +1,7 @@
 # `make demo` and `make test` set everything up by themselves; see README.md. `make help` lists the rest.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help demo test test-long check format lock setup install uninstall screenshots clean
+.PHONY: help demo test test-long test-packages packages check format lock setup install uninstall screenshots clean
 
 BIN := .venv/bin
 # So many tests run at once; most of their time they wait for processes and sockets.
@@ -25,6 +25,12 @@ test: check ## Check the code and run the tests, two at once; WORKERS= runs one 
 
 test-long: setup ## Run the tests that take long
 	@$(TEST) -m long --timeout=3600 $(ARGS)
+
+test-packages: setup ## Build the Linux packages and try them in a fresh Debian (root, takes twenty minutes)
+	@$(BIN)/python -m pytest -m packages --timeout=3600 tests/packages $(ARGS)
+
+packages: setup ## Build the Linux packages into dist/; ARGS="--python ARCHIVE" for what is to be released
+	@$(BIN)/python packaging/build.py --system linux --format deb,tar,appimage --out dist $(or $(ARGS),--python running)
 
 check: setup ## Lint, check types and the import contracts
 	@$(BIN)/ruff check .

@@ -45,11 +45,12 @@ def main(arguments: list[str] | None = None) -> int:
         parser().error(f"{given.system} has no format {', '.join(unknown)}")
     try:
         torch_indexes = dict(each.split("=", 1) for each in given.torch_index)
+        target = recipe.target_of(given.system)
         built = formats.build(
-            recipe.target_of(given.system),
+            target,
             wanted,
             given.out.resolve(),
-            python=given.python or ("none" if given.system == "windows" else ""),
+            python=given.python or ("none" if recipe.here() != target else ""),
             index=given.index,
             torch_indexes=torch_indexes,
             lists=not given.no_engine_lists,

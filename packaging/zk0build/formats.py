@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from zk0build import appimage, archive, debian, engine_lists, product, recipe, system_libraries, tree
+from zk0build import appimage, archive, debian, engine_lists, macos, product, recipe, system_libraries, tree, windows
 from zk0build.recipe import Target
 from zk0build.trouble import BuildError, say
 
@@ -46,6 +47,10 @@ def build(
             engine_lists.make(made, described, index=index, torch_indexes=torch_indexes or {}, work=work)
         else:
             made.stamps.append("without lists of engines")
+        if target.system == "windows":
+            windows.finish(made, work)
+        if target.system == "macos" and sys.platform != "darwin":
+            made.stamps.append("no executable and no icon: a Mac makes them")
         return [_package(each, made, described, out, work, epoch, appimage_runtime, fast) for each in formats]
 
 
@@ -66,8 +71,14 @@ def _package(
         own.describe("tar")
         (own.root / "zk0desk").symlink_to("bin/zk0desk")
         return archive.tar_xz(own.root, out / f"{stem}.tar.xz", epoch, fast=fast)
+    if form == "nsis":
+        return windows.installer(own, described, out, fast=fast)
+    if form == "dmg":
+        return macos.dmg(own, out, work / form)
     placed = out / stem
     shutil.rmtree(placed, ignore_errors=True)
     own.describe("dir")
+    if made.target.system == "macos":
+        return macos.app(own, placed / "zk0desk.app")
     shutil.copytree(own.root, placed, symlinks=True)
     return placed

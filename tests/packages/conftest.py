@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGING = Path(__file__).resolve().parent.parent.parent / "packaging"
-sys.path.insert(0, str(PACKAGING))
+sys.path[:0] = [str(PACKAGING), str(Path(__file__).resolve().parent)]
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,229 @@
+"""The Linux packages, built, installed in a fresh minimal Debian and started as an ordinary user would. `make test-packages`.
+
+Needs root, debootstrap, xvfb, xdotool, squashfs-tools, lintian, desktop-file-utils, appstream, patchelf. ZK0DESK_PACKAGES names a folder
+with packages that were built before; ZK0DESK_PICTURES one for the pictures of the screen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from proof_root import HOME, UID, Root
+from proof_screen import Screen, colours, difference
+
+pytestmark = [pytest.mark.packages, pytest.mark.timeout(3600)]
+
+INVITATION = "zk0desk:join?für=Röbot%20Ärm&coordinator=Öl"
+ODD = "Röbot Ärm 机器人"
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory, checkout):
+    """The deb, the tar and the squashfs: those in ZK0DESK_PACKAGES, or built now and compressed quickly."""
+    given = os.environ.get("ZK0DESK_PACKAGES")
+    if given:
+        return Path(given)
+    out = tmp_path_factory.mktemp("packages")
+    command = [
+        sys.executable,
+        checkout / "packaging" / "build.py",
+        "--system",
+        "linux",
+        "--format",
+        "deb,tar,appimage",
+        "--python",
+        "running",
+        "--fast",
+    ]
+    done = subprocess.run([*command, "--out", out], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    assert os.geteuid() == 0, "The fresh root file system needs root rights."
+    return Root(tmp_path_factory.mktemp("root"))
+
+
+@pytest.fixture(scope="module")
+def installed(root, packages):
+    """The root with the deb in it, and what there was before: installed by apt with what it depends on, nothing recommended."""
+    # What a desktop has anyway, but no library of Qt's: what opens links, a bus, one font.
+    root.run("apt-get install -y -qq --no-install-recommends libglib2.0-bin desktop-file-utils shared-mime-info dbus fonts-dejavu-core")
+    before = root.files()
+    deb = next(packages.glob("*.deb"))
+    shutil.copyfile(deb, root.folder / "tmp" / deb.name)
+    root.run(f"apt-get install -y -qq --no-install-recommends /tmp/{deb.name}")
+    yield root, before
+
+
+@pytest.fixture
+def screen():
+    shown = Screen()
+    yield shown
+    shown.close()
+
+
+class Desktop:
+    """What a person has before them: a screen, and what they started on it."""
+
+    def __init__(self, screen, folder):
+        self.screen, self._folder, self._running = screen, folder, []
+
+    def start(self, root, command, name, read_only=""):
+        """Run `command` as the ordinary user, wait for the window, and return its picture."""
+        stay = f"{command}; sleep 3600"  # gio ends at once; what it started lives on in this session
+        line = root.line(f"exec dbus-run-session -- sh -c {shlex.quote(stay)}", user=True, read_only=read_only, DISPLAY=self.screen.name)
+        with (self._folder / f"{name}.err").open("w") as told:
+            self._running.append(subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=told))
+        self.screen.wait_for("zk0desk")
+        return self.picture(name)
+
+    def picture(self, name):
+        time.sleep(4)  # pages fill themselves in after the first paint
+        file = self.screen.picture(self._folder / f"{name}.png")
+        if kept := os.environ.get("ZK0DESK_PICTURES"):
+            shutil.copyfile(file, Path(kept) / f"{name}.png")
+        many, bright = colours(file)
+        assert many > 50 and bright > 0.5, f"the screen shows {many} colours, {bright:.0%} of it not black"
+        return file
+
+    def close(self):
+        for process in self._running:
+            process.kill()  # and with it all that runs in its namespace
+            process.wait(30)
+
+
+@pytest.fixture
+def desktop(screen, tmp_path):
+    found = Desktop(screen, tmp_path)
+    yield found
+    found.close()
+
+
+def test_desktop_files_are_valid_and_lintian_has_nothing_to_add(packages, checkout, tmp_path):
+    for command in (
+        ["desktop-file-validate", checkout / "resources" / "org.zk0.Desk.desktop"],
+        ["appstreamcli", "validate", "--no-net", checkout / "resources" / "org.zk0.Desk.metainfo.xml"],
+        ["lintian", "--no-tag-display-limit", "--fail-on", "error,warning", next(packages.glob("*.deb"))],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_package_says_that_it_is_not_for_release(packages, tmp_path):
+    deb = next(packages.glob("*.deb"))
+    inside = "./opt/zk0desk/python/lib/python3.12/site-packages/zk0desk/_resources/artefact.json"
+    tar = subprocess.run(["dpkg-deb", "--fsys-tarfile", deb], capture_output=True, check=True).stdout
+    said = json.loads(subprocess.run(["tar", "-xO", inside], input=tar, capture_output=True, check=True).stdout)
+    assert said["format"] == "deb" and not said["release"] and "not for release: " in said["stamp"] and "copy of the one" in said["stamp"]
+
+
+def test_installed_in_a_fresh_debian_it_opens_from_the_menu(installed, desktop, root):
+    desktop.start(root, "gio launch /usr/share/applications/org.zk0.Desk.desktop", "menu")
+    assert "org.zk0.Desk.desktop" in root.run("gio mime x-scheme-handler/zk0desk", user=True).stdout
+
+
+@pytest.mark.parametrize(("name", "thing"), [("link", INVITATION), ("file", f"{HOME}/{ODD}/Einladung für Öl.zk0invite")])
+def test_a_link_and_a_file_open_the_joining_page_of_a_window_that_is_there_or_not(installed, desktop, root, name, thing):
+    folder = root.folder / HOME.lstrip("/") / ODD
+    folder.mkdir(exist_ok=True)
+    (folder / "Einladung für Öl.zk0invite").write_text(INVITATION)
+    subprocess.run(["chown", "-R", f"{UID}:{UID}", folder], check=True)
+    cold = desktop.start(root, f"gio open {shlex.quote(thing)}", name)
+    desktop.close()
+    plain = desktop.start(root, "zk0desk-window", f"{name}-before")
+    assert difference(plain, cold) > 0.02, "the window shows the same without it"
+    root.run(f"dbus-run-session -- sh -c {shlex.quote(f'gio open {shlex.quote(thing)}; sleep 4')}", user=True, DISPLAY=desktop.screen.name)
+    assert difference(plain, desktop.picture(f"{name}-handed-over")) > 0.02, "the window that was there shows the same as before"
+
+
+def test_a_recording_is_checked_to_the_last_frame_before_any_engine_is_there(installed, root, checkout):
+    recordings = checkout.parent / "shared" / "recordings" / "cr5-cube"
+    if not recordings.exists():
+        pytest.skip("there are no recordings beside the checkout")
+    shutil.copytree(recordings, root.folder / HOME.lstrip("/") / "Aufnahme Würfel", dirs_exist_ok=True)
+    done = root.run("zk0desk recordings check 'Aufnahme Würfel' --deep --json", user=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert '"ok"' in done.stdout
+    engine = root.run("zk0desk node --help; zk0desk doctor", user=True, check=False)
+    assert "Traceback" not in engine.stdout + engine.stderr
+
+
+def test_the_same_from_a_read_only_place(installed, desktop, root):
+    desktop.start(root, "zk0desk-window", "read-only", read_only="/opt")
+    root.run("test -z \"$(find /opt/zk0desk -newer /tmp/*.deb -name '*.pyc')\"")
+
+
+def test_from_a_folder_with_any_name_and_from_another_after_it_was_moved(installed, desktop, root, packages):
+    home = root.folder / HOME.lstrip("/")
+    folder = home / ODD
+    folder.mkdir(exist_ok=True)
+    subprocess.run(["tar", "-xf", next(packages.glob("*.tar.xz")), "-C", folder], check=True)
+    (tree,) = folder.glob("zk0desk-*")
+    before = {path: path.stat().st_size for path in tree.rglob("*")}
+    subprocess.run(["chown", "-R", f"{UID}:{UID}", folder], check=True)
+    name = tree.name
+    desktop.start(root, f"{shlex.quote(f'{HOME}/{ODD}/{name}/zk0desk')}", "folder")
+    child = root.run(f"{shlex.quote(f'{HOME}/{ODD}/{name}/python/bin/python3.12')} -m zk0desk --version", user=True, PYTHONSAFEPATH="1")
+    assert child.stdout.startswith("zk0desk ")
+    assert {path: path.stat().st_size for path in tree.rglob("*")} == before, "something was written into the folder"
+
+
+def test_moved_it_starts_again(installed, desktop, root, packages):
+    home = root.folder / HOME.lstrip("/")
+    (tree,) = (home / ODD).glob("zk0desk-*")
+    shutil.move(tree, home / "umgezogen")
+    desktop.start(root, f"{HOME}/umgezogen/zk0desk", "moved")
+
+
+def test_the_squashfs_starts_mounted(installed, desktop, root, packages):
+    image = next(packages.glob("*.squashfs"))
+    place = root.folder / "mnt"
+    subprocess.run(["mount", "-t", "squashfs", "-o", "loop,ro", image, place], check=True)
+    try:
+        desktop.start(root, "/mnt/AppRun", "squashfs")
+    finally:
+        subprocess.run(["umount", "--lazy", place], check=True)
+
+
+def test_purged_nothing_is_left_but_the_persons_data(installed, root):
+    _, before = installed
+    owned = root.run(f"find {HOME}/.local/share/zk0desk {HOME}/.config/zk0desk -type f", check=False).stdout.split()
+    assert owned, "the window left no data, so the test shows nothing"
+    root.run("apt-get purge -y -qq zk0desk")
+    left = {path for path in root.files() - before if "zk0" in path.lower() or path.startswith("opt/")}
+    assert left == set()
+    for cache in ("usr/share/applications/mimeinfo.cache", "usr/share/mime/globs2"):
+        assert "zk0" not in (root.folder / cache).read_text().lower()
+    assert all((root.folder / path.lstrip("/")).exists() for path in owned)
+
+
+def test_the_same_input_gives_the_same_bytes(packages, checkout, tmp_path):
+    digests = []
+    for number in (1, 2):
+        out = tmp_path / str(number)
+        command = [
+            sys.executable,
+            checkout / "packaging" / "build.py",
+            "--system",
+            "linux",
+            "--format",
+            "tar",
+            "--python",
+            "running",
+            "--fast",
+        ]
+        subprocess.run([*command, "--out", out, "--no-engine-lists"], check=True, capture_output=True)
+        digests.append(hashlib.sha256(next(out.glob("*.tar.xz")).read_bytes()).hexdigest())
+    assert digests[0] == digests[1]
