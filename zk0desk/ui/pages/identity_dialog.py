@@ -151,10 +151,10 @@ class RestoreDialog(_IdentityDialog):
 
     heading = "Put in a backup of an identity"
     about = "This node then is the one that was backed up, and need not be admitted anew. It must not run on two computers at once."
-    button = "&Put it in"
+    button = "Put it i&n"
 
     def __init__(self, federation: Federation, parent: QWidget | None = None) -> None:
-        self.replace = TickBox("Replace the identity that this node &has; it is lost without a backup")
+        self.replace = TickBox("Replace the &identity that this node has; it is lost without a backup")
         self.said = ""
         super().__init__(federation, parent)
         self.below.addWidget(self.replace)
