@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QCoreApplication, QMimeData, QPointF, Qt, QThreadPool
+from PySide6.QtCore import QCoreApplication, QMimeData, QPointF, Qt
 from PySide6.QtGui import QDropEvent
 from PySide6.QtWidgets import QLabel, QWidget
+
+from zk0desk.ui import background
 
 
 def settle(qtbot) -> None:
     """Let the work in the background end and its answers arrive."""
-    assert QThreadPool.globalInstance().waitForDone(30_000)
+    assert background.wait(30)
     qtbot.wait(1)
 
 

@@ -37,8 +37,9 @@ LACKING = (
 PROGRAM = """
 import json, sys
 from pathlib import Path
-from PySide6.QtCore import QEventLoop, QThreadPool, QTimer
+from PySide6.QtCore import QEventLoop, QTimer
 from PySide6.QtWidgets import QLabel, QPushButton
+from zk0desk.ui import background
 from zk0desk.ui.main import application
 from zk0desk.ui.model import AppModel
 from zk0desk.ui.pages import PAGES
@@ -69,7 +70,7 @@ for spec in PAGES:
     window.show_page(spec.page_id)
     page = window.page(spec.page_id)
     wait(lambda: "Looking" not in words(page) and "Reading" not in words(page))
-    QThreadPool.globalInstance().waitForDone(60_000)
+    background.wait(60)
     app.processEvents()
     if type(page) is EmptyState and "cannot be shown" in page.sentence.text():
         told["broken"].append(page.sentence.text())

@@ -5,14 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PySide6.QtCore import QCoreApplication, QObject, Signal
+from PySide6.QtCore import QCoreApplication, QObject, QTimer, Signal
 
-from zk0desk.errors import OperatorError
 from zk0desk.ui.background import in_background
 
 if TYPE_CHECKING:
     from zk0desk.control import NodeControl
     from zk0desk.training.recordings import CheckResult, PolicyNeeds, Progress
+
+
+CANCEL_MS = 2000
+"""How long a check that was cancelled is waited for."""
 
 
 class DeepCheck(QObject):
@@ -50,6 +53,7 @@ class DeepCheck(QObject):
 
         def progress(step: Progress) -> None:
             nonlocal last
+            control.check()  # one that was left behind tells nothing more
             percent = 100 * step.done // max(1, step.total)
             if percent != last:
                 last = percent
@@ -63,20 +67,19 @@ class DeepCheck(QObject):
             except Stopped:
                 return None
 
-        in_background(self, look, self._ended, self._failed)
+        in_background(self, look, lambda result: self._ended(control, result), lambda _error: self._ended(control, None))
 
     def cancel(self) -> None:
-        """Stop at the next file or batch of rows."""
-        if self._control is not None:
-            self._control.stop_now()
+        """Stop at the next file or batch of rows; where that does not come, as on a disk that does not answer, it is left behind."""
+        if (control := self._control) is not None:
+            control.stop_now()
+            QTimer.singleShot(CANCEL_MS, self, lambda: self._ended(control, None))
 
     def _on_moved(self, percent: int, what: str) -> None:
         self.percent, self.what = percent, what
         self.changed.emit()
 
-    def _ended(self, result: CheckResult | None) -> None:
-        self._control = None
-        self.done.emit(result)
-
-    def _failed(self, _error: OperatorError) -> None:
-        self._ended(None)
+    def _ended(self, control: NodeControl, result: CheckResult | None) -> None:
+        if control is self._control:
+            self._control = None
+            self.done.emit(result)

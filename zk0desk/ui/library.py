@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from zk0desk.training.recordings import CheckResult, PolicyNeeds
 
 PATIENCE_MS = 5000
-"""How long a folder that does not answer holds up the first answer."""
+"""How long a folder or a recording that does not answer holds up the others."""
+MOST_SILENT = 8
+"""Recordings that are waited for beside each other when none of them answers."""
 WAIT_S = 0.3
 """How long a watch that is closed is waited for: one that hangs in a lost network ends by itself."""
 REST_MS = 30
@@ -30,7 +32,8 @@ class Library(QObject):
     """What is known of each recording. `changed` fires when there is more or something else to show, `failed` carries an error.
 
     `results` are the checks by path, those of `deep` a deep check's. `contents` are the words of what each holds
-    (`training.curation`), `fits` how each lies beside the policy. `away` are watched folders that are not there.
+    (`training.curation`), `fits` how each lies beside the policy. `away` are watched folders that are not there, `silent` recordings
+    whose check takes long, as on a disk that does not answer: the others are checked meanwhile.
     """
 
     changed = Signal()
@@ -53,8 +56,10 @@ class Library(QObject):
         self._expected: set[Path] = set()
         self._kept: list[Path] = []
         self._added: list[Path] = []
+        self.silent: list[Path] = []
         self._waiting: list[Path] = []
-        self._checking: Path | None = None
+        self._checking: dict[Path, int] = {}
+        self._checks = 0
         self._turn = 0
         self._watch: Watch | None = None
         self._seen.connect(self._on_seen)
@@ -161,13 +166,16 @@ class Library(QObject):
     # --- checking
 
     def _check(self, *paths: Path) -> None:
-        self._waiting += [path for path in paths if path not in self._waiting]
+        self._waiting += [path for path in paths if path not in self._waiting and path not in self.silent]
         self._next()
 
     def _next(self) -> None:
-        if self._checking is not None or not self._waiting:
+        if len(self._checking) > len(self.silent) or len(self.silent) >= MOST_SILENT or not self._waiting:
             return
-        path = self._checking = self._waiting.pop(0)
+        path = self._waiting.pop(0)
+        self._checks += 1
+        number = self._checking[path] = self._checks
+        QTimer.singleShot(PATIENCE_MS, self, lambda: self._hangs(path, number))
         needs, before, turn, known = self.needs, self._before, self._turn, self._marks.get(path)
 
         def check() -> tuple[str, float, str, RecordingFit | None, CheckResult, bool] | None:
@@ -193,21 +201,30 @@ class Library(QObject):
                 self.contents[path] = content
                 self._marks[path], self._changed_at[path] = mark, changed
                 self.keep(path, result, deep=deep)
-            self._ended()
+            self._ended(path)
 
         def failed(error: OperatorError) -> None:
             self.failed.emit(error)
-            self._ended()
+            self._ended(path)
 
         in_background(self, check, done, failed)
 
-    def _ended(self) -> None:
-        self._checking = None
+    def _hangs(self, path: Path, number: int) -> None:
+        if self._checking.get(path) == number:
+            self.silent.append(path)
+            self._tell()
+            self._next()
+
+    def _ended(self, path: Path) -> None:
+        del self._checking[path]
+        if path in self.silent:
+            self.silent.remove(path)
         self._tell()
         self._next()
 
     def _tell(self) -> None:
-        if self._checking is None and not self._waiting and self._expected and self._expected <= self._looks.keys():
+        resting = len(self._checking) == len(self.silent) and (not self._waiting or len(self.silent) >= MOST_SILENT)
+        if resting and self._expected and self._expected <= self._looks.keys():
             self.looking = False
         if not self._rest.isActive():
             self._rest.start(REST_MS)

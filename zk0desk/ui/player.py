@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PySide6.QtCore import QThread, Signal
+from PySide6.QtCore import QObject, Signal, SignalInstance
 from PySide6.QtGui import QImage
 
 from zk0desk.errors import OperatorError
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+STOP_S = 2.0
+"""How long its end is waited for: a disk in a network that is gone may never answer."""
 WIDTH = 960
 """Pictures are made no wider than this: more cannot be seen beside each other."""
 
@@ -34,8 +36,11 @@ class Shot:
     pictures: dict[str, QImage | str]
 
 
-class Player(QThread):
-    """Lists the episodes of `recording`, then decodes what is asked for. Its signals carry what `training.episode_frames` gives."""
+class Player(QObject):
+    """Lists the episodes of `recording`, then decodes what is asked for. Its signals carry what `training.episode_frames` gives.
+
+    Its thread keeps neither the window nor the process where a disk does not answer.
+    """
 
     listed = Signal(object)
     rows = Signal(int, object)
@@ -44,12 +49,21 @@ class Player(QThread):
 
     def __init__(self, recording: Path) -> None:
         super().__init__()
-        self.setObjectName("player")
+        self._thread = threading.Thread(target=self.run, name="player", daemon=True)
         self._recording = recording
         self._changed = threading.Condition()
         self._wanted: tuple[int, int, int] | None = None
         self._sequence = 0
         self._stopping = False
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    @property
+    def running(self) -> bool:
+        """Whether its thread lives."""
+        return self._thread.is_alive()
 
     def ask(self, place: int, frame: int) -> int:
         """Ask for a frame of the episode at `place`; what was asked before and is not begun is dropped. Gives the request's number."""
@@ -60,27 +74,33 @@ class Player(QThread):
             return self._sequence
 
     def stop(self) -> None:
-        """End the thread and wait for it; at most one picture is decoded to its end."""
+        """End the thread, which decodes at most one picture to its end; it is waited for no longer than `STOP_S`."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
-        self.wait()
+        if self._thread.is_alive():
+            self._thread.join(STOP_S)
 
     def run(self) -> None:
-        """Called by Qt in the new thread."""
+        """Called in the new thread."""
         try:
             self._work()
         except OperatorError as error:
-            self.failed.emit(error)
+            self._tell(self.failed, error)
         except Exception as error:  # whatever goes wrong there must be told
             log.exception("the player failed")
-            self.failed.emit(OperatorError("The episodes cannot be shown.", f"{type(error).__name__}: {error}"[:500], "The log has more."))
+            why = f"{type(error).__name__}: {error}"[:500]
+            self._tell(self.failed, OperatorError("The episodes cannot be shown.", why, "The log has more."))
+
+    def _tell(self, signal: SignalInstance, *values: object) -> None:
+        if not self._stopping:
+            signal.emit(*values)
 
     def _work(self) -> None:
         from zk0desk.training.episode_frames import EpisodeFrames, list_episodes
 
         listed = list_episodes(self._recording)
-        self.listed.emit(listed)
+        self._tell(self.listed, listed)
         frames: EpisodeFrames | None = None
         shown = -1
         while (wanted := self._next()) is not None:
@@ -112,13 +132,13 @@ class Player(QThread):
                 pictures[camera] = _image(frames.picture(camera, frame, WIDTH))
             except (OperatorError, IndexError) as error:
                 pictures[camera] = str(error)
-        self.shot.emit(Shot(sequence, place, frame, pictures))
+        self._tell(self.shot, Shot(sequence, place, frame, pictures))
 
     def _tell_rows(self, frames: EpisodeFrames, place: int) -> None:
         try:
-            self.rows.emit(place, frames.rows())
+            self._tell(self.rows, place, frames.rows())
         except OperatorError as error:
-            self.rows.emit(place, error)
+            self._tell(self.rows, place, error)
 
 
 def _image(picture: np.ndarray) -> QImage:

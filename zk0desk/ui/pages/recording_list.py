@@ -146,8 +146,8 @@ class RecordingList(QWidget):
         column.addWidget(self.away)
         column.addLayout(buttons)
 
-    def show_entries(self, entries: Sequence[Entry], chosen: set[Path], away: Sequence[Path] = ()) -> None:
-        """A card for each of `entries`; those of `chosen` are ticked. `away` are folders that are not there now."""
+    def show_entries(self, entries: Sequence[Entry], chosen: set[Path], away: Sequence[Path] = (), silent: Sequence[Path] = ()) -> None:
+        """A card for each of `entries`; those of `chosen` are ticked. `away` are folders that are not there now, `silent` take long."""
         results = {entry.result.path: entry for entry in entries}
         # What is gone, or is found to be different now, gets another card.
         for path in [path for path in self.cards if path not in results or self.cards[path].entry != results[path]]:
@@ -159,10 +159,17 @@ class RecordingList(QWidget):
                 card = RecordingCard(entry, path in chosen, partial(self.asked.emit, path), partial(self.ticked.emit, path))
                 self.cards[path] = card
                 card.picture.fetch_when_seen(entry.result, 0, 160)
-        self.away.setVisible(bool(away))
-        many = f"{len(away)} folders are" if len(away) > 1 else f"{away[0]} is" if away else ""
-        self.away.setText(f"{many} not there now.")
-        self.away.setToolTip("\n".join(map(str, away)))
+        self.away.setVisible(bool(away or silent))
+        said = [f"{len(away)} folders are not there now." if len(away) > 1 else f"{away[0]} is not there now."] if away else []
+        if silent:
+            names = silent[0].name if len(silent) == 1 else f"{len(silent)} recordings"
+            said.append(
+                f"{names} takes long to check: its disk may be slow, or gone."
+                if len(silent) == 1
+                else f"{names} take long to check: their disk may be slow, or gone."
+            )
+        self.away.setText(" ".join(said))
+        self.away.setToolTip("\n".join(map(str, [*away, *silent])))
         self.view.show_choices(entries)
         self.order = []
         self._arrange()

@@ -246,7 +246,7 @@ class RecordingsPage(QWidget):
         if self.results or not self.library.looking:
             self._layers.setCurrentIndex(1 if self.results else 0)
             self.go_on.setVisible(bool(self.results))  # an empty page has one button
-        self.listing.show_entries([self.library.entry(path) for path in self.results], set(chosen), self.library.away)
+        self.listing.show_entries([self.library.entry(path) for path in self.results], set(chosen), self.library.away, self.library.silent)
         if self.shown not in self.results:
             self.shown = None
         elif self.shown_result is not self.results[self.shown]:
