@@ -11,7 +11,7 @@ import pytest
 
 from tests.engine.wheel_parts import HASTY, WheelServer, list_of, noise, write_wheel
 from zk0desk.control import NodeControl
-from zk0desk.engine import install
+from zk0desk.engine import artefact, install
 from zk0desk.engine.lists import EngineList
 
 
@@ -82,3 +82,21 @@ def get_process(tmp_path: Path) -> Iterator[Callable[[EngineList], subprocess.Po
     for process in started:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture
+def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[EngineList], None]]:
+    """This zk0desk is a package of the format "tar"; called with a list, it ships that list."""
+    folder = tmp_path / "resources"
+    (folder / "engines").mkdir(parents=True)
+    (folder / "artefact.json").write_text('{"version": "0.1.0", "format": "tar", "release": true, "stamp": ""}')
+    monkeypatch.setenv("ZK0DESK_ENGINE_LISTS", str(folder / "engines"))
+    monkeypatch.setattr(artefact, "resource", lambda name: folder / name)
+    artefact.artefact.cache_clear()
+
+    def ship(wanted: EngineList) -> None:
+        path = folder / "engines" / f"{wanted.system}-{wanted.arch}-{wanted.backend}.json"
+        path.write_text(wanted.to_text(), encoding="utf-8")
+
+    yield ship
+    artefact.artefact.cache_clear()

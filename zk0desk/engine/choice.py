@@ -32,6 +32,7 @@ CUDA_BUILDS = (
     _Build("cu128", 570, (10, 0), (12, 9), "CUDA 12.8"),
 )
 """In the order in which they are preferred."""
+_UNTOLD = (0, 0)
 WORDS = {**{build.backend: build.words for build in CUDA_BUILDS}, "cpu": "processor", "mps": "Apple GPU"}
 
 
@@ -97,6 +98,8 @@ def choose(machine: Machine, offered: Mapping[str, EngineList] | Iterable[str]) 
     backend = next((each for each in wanted if each in known), None)
     if backend is None:
         backend, why = _instead(known, wanted, why)
+    elif backend != wanted[0]:
+        why = f"{why} This zk0desk brings no engine for {WORDS[wanted[0]]}; the one for {WORDS[backend]} is taken."
     options = [
         _option(each, machine, known[each]) for each in (backend, *(each for each in lists.BACKENDS if each in known and each != backend))
     ]
@@ -134,11 +137,16 @@ _ROCM = "With a Python of your own: install torch for ROCm from pytorch.org, the
 def _runs(gpu: Gpu, build: _Build) -> bool:
     if gpu.driver == NO_DRIVER or _is_jetson(gpu):
         return False
-    return _major(gpu.driver) >= build.driver and build.oldest <= gpu.capability <= build.newest
+    return _major(gpu.driver) >= build.driver and _has_code(build, gpu)
+
+
+def _has_code(build: _Build, gpu: Gpu) -> bool:
+    """Whether the build has code for this generation; where the driver does not tell it, the self-test will."""
+    return gpu.capability == _UNTOLD or build.oldest <= gpu.capability <= build.newest
 
 
 def _is_jetson(gpu: Gpu) -> bool:
-    return gpu.shared and gpu.capability in JETSONS | {(0, 0)}
+    return gpu.shared and gpu.capability in JETSONS | {_UNTOLD}
 
 
 def _major(driver: str) -> int:
@@ -152,17 +160,13 @@ def _not_usable(gpu: Gpu, machine: Machine) -> tuple[str, str]:
         return f"{gpu.name} is one of NVIDIA's small boards, for which torch as it is published has no code.", remedy
     if gpu.driver == NO_DRIVER:
         return f"There is an {gpu.name}, and its driver does not answer.", _driver(MIN_DRIVER[13], machine)
-    if gpu.capability < MIN_CAPABILITY[12]:
+    if _UNTOLD < gpu.capability < MIN_CAPABILITY[12]:
         what = f"{_named(gpu)} is too old: torch begins at generation {MIN_CAPABILITY[12][0]}.{MIN_CAPABILITY[12][1]}."
         return what, ""
-    needed = min(build.driver for build in CUDA_BUILDS if build.oldest <= gpu.capability <= build.newest)
-    return f"{_named(gpu)} has driver {gpu.driver}; torch needs {needed} or newer.", _driver(
-        MIN_DRIVER[13] if _on_13(gpu) else needed, machine
-    )
-
-
-def _on_13(gpu: Gpu) -> bool:
-    return gpu.capability >= MIN_CAPABILITY[13]
+    needed = min(build.driver for build in CUDA_BUILDS if _has_code(build, gpu))
+    best = MIN_DRIVER[13] if _has_code(CUDA_BUILDS[0], gpu) else needed
+    has = f"has driver {gpu.driver}" if gpu.driver else "has a driver of an unknown version"
+    return f"{_named(gpu)} {has}; torch needs {needed} or newer.", _driver(best, machine)
 
 
 def _newer_driver(gpu: Gpu, machine: Machine) -> str:
@@ -175,7 +179,7 @@ def _driver(version: int, machine: Machine) -> str:
 
 
 def _named(gpu: Gpu) -> str:
-    return f"{gpu.name} (generation {gpu.capability[0]}.{gpu.capability[1]})"
+    return gpu.name if gpu.capability == _UNTOLD else f"{gpu.name} (generation {gpu.capability[0]}.{gpu.capability[1]})"
 
 
 def _instead(known: Mapping[str, EngineList | None], wanted: Sequence[str], why: str) -> tuple[str, str]:

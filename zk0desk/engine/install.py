@@ -132,9 +132,11 @@ class _Making:
         self.meter = Meter()
         self._patience = patience
         self._shipped = Folder([place / "wheels"] if (place := lists.folder()) else [])
-        kept = store.kept_files(self.folder)
+        # What was an engine and is not whole any more is one in the making again.
+        self._broken = engines_folder() / wanted.id
+        there = self._broken if self._broken.exists() and not self.folder.exists() else self.folder
         # After a power cut a file can be empty although the note of it is on the disk.
-        self._unpacked = {name: files for name, files in kept.items() if linking.in_size(self.site, files)}
+        self._unpacked = {name: files for name, files in store.kept_files(there).items() if linking.in_size(there / "site", files)}
         self._open = [wheel for wheel in wanted.wheels if wheel.file not in self._unpacked]
         engines = [each for each in store.engines() if each.id != wanted.id]
         self._old = linking.reusable(EngineList(wanted.system, wanted.arch, wanted.backend, wanted.python, tuple(self._open)), engines)
@@ -205,6 +207,12 @@ class _Making:
                 f"It would be in {needs.folder}. Nothing was fetched.",
                 "Free some space, or set ZK0DESK_HOME to a folder on another disk.",
             )
+        if self._broken.exists():
+            if self.folder.exists():
+                store.remove(self._broken)
+            else:
+                store.rename(self._broken, self.folder)
+                (self.folder / "valid").unlink(missing_ok=True)
         private_folder(self.site)
         write_atomically(self.folder / "list.json", self.wanted.to_text())
         for name in set(store.kept_files(self.folder)) - set(self._unpacked):
