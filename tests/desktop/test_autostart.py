@@ -26,37 +26,36 @@ from zk0desk.desktop.launcher import Launcher
 
 
 @pytest.fixture
-def registry(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """What Windows' registry keeps of one key: the module `winreg` is there on Windows alone."""
-    values: dict[str, str] = {}
+def registry(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, str], str | bytes]:
+    """What Windows' registry keeps, by key and name: the module `winreg` is there on Windows alone."""
+    values: dict[tuple[str, str], str | bytes] = {}
 
-    class Key:
+    class Key(str):
         def __enter__(self) -> Key:
             return self
 
         def __exit__(self, *_error: object) -> None:
             return
 
-    def read(_key: Key, name: str) -> tuple[str, int]:
-        if name not in values:
+    def read(key: Key, name: str) -> tuple[str | bytes, int]:
+        if (str(key), name) not in values:
             raise FileNotFoundError(name)
-        return values[name], 1
+        return values[str(key), name], 1
 
-    def delete(_key: Key, name: str) -> None:
-        if values.pop(name, None) is None:
+    def delete(key: Key, name: str) -> None:
+        if values.pop((str(key), name), None) is None:
             raise FileNotFoundError(name)
 
     module = types.ModuleType("winreg")
-    module.__dict__.update(
-        HKEY_CURRENT_USER=1, REG_SZ=1, KEY_SET_VALUE=2, OpenKey=lambda *_given: Key(), CreateKey=lambda *_given: Key(), QueryValueEx=read,
-        SetValueEx=lambda _key, name, _zero, _kind, value: values.__setitem__(name, value), DeleteValue=delete,
-    )  # fmt: skip
+    module.__dict__.update(HKEY_CURRENT_USER=1, REG_SZ=1, KEY_SET_VALUE=2, QueryValueEx=read, DeleteValue=delete)
+    module.__dict__.update(OpenKey=lambda _user, path, *_more: Key(path), CreateKey=lambda _user, path: Key(path))
+    module.__dict__["SetValueEx"] = lambda key, name, _zero, _kind, value: values.__setitem__((str(key), name), value)
     monkeypatch.setitem(sys.modules, "winreg", module)
     return values
 
 
 @pytest.mark.parametrize("kind", [LinuxAutostart, MacAutostart, WindowsAutostart])
-def test_the_entry_is_written_read_back_and_removed(kind: type, place: Path, registry: dict[str, str]) -> None:
+def test_the_entry_is_written_read_back_and_removed(kind: type, place: Path, registry: dict[tuple[str, str], str | bytes]) -> None:
     entry_of = WindowsAutostart() if kind is WindowsAutostart else kind(place / "entries")
     assert entry_of.command() == []
     switch_on(entry_of, [str(place / "zk0desk")])
@@ -64,6 +63,15 @@ def test_the_entry_is_written_read_back_and_removed(kind: type, place: Path, reg
     switch_off(entry_of)
     assert entry_of.command() == []
     switch_off(entry_of)
+
+
+def test_windows_minds_what_its_task_manager_switched_off(registry: dict[tuple[str, str], str | bytes]) -> None:
+    entry_of = WindowsAutostart()
+    switch_on(entry_of, [r"C:\Users\Jürgen Öl\zk0desk.exe"])
+    registry[entry_of.APPROVED, entry_of.NAME] = bytes([3, 0, 0, 0])
+    assert entry_of.command() == []
+    switch_on(entry_of, [r"C:\Users\Jürgen Öl\zk0desk.exe"])
+    assert entry_of.command() == [r"C:\Users\Jürgen Öl\zk0desk.exe", "--background"]
 
 
 def test_linux_starts_no_program_that_is_gone_and_minds_what_the_desktop_switched_off(place: Path) -> None:

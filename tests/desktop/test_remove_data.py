@@ -123,7 +123,7 @@ def test_a_folder_of_prepared_frames_that_a_person_chose_loses_ours_alone(home: 
 @pytest.mark.parametrize("who", ["node", "window"])
 def test_it_refuses_while_a_node_or_a_window_runs(home: Path, who: str, capsys: pytest.CaptureFixture[str]) -> None:
     node = "import sys; from zk0desk.journal import Journal; j = Journal(); print('here', flush=True); sys.stdin.read()"
-    window = "import sys; from zk0desk.ui.crash import CrashGuard; g = CrashGuard(); g.arm(); print('here', flush=True); sys.stdin.read(); g.disarm()"
+    window = "import sys; from zk0desk.ui.crash import CrashGuard as C; g = C(); g.arm(); print('here', flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", node if who == "node" else window], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as running:

@@ -98,3 +98,17 @@ def test_in_a_narrow_window_reason_and_outlook_take_a_line_each(model: AppModel,
 
 def test_every_control_has_an_accessible_name(strip: StatusStrip) -> None:
     assert all(b.accessibleName() for b in (strip.pause, strip.finish, strip.stop, strip.again, strip.progress))
+
+
+def test_where_the_engine_is_missing_the_strip_leads_to_it_from_every_page(model: AppModel, strip: StatusStrip, qtbot) -> None:
+    assert not strip.engine.isVisible()
+    model.engine_seen(True)
+    assert strip.engine.isVisible() and strip.engine.text() == "Get the engine"
+    with qtbot.waitSignal(model.showPage) as asked:
+        qtbot.mouseClick(strip.engine, Qt.MouseButton.LeftButton)
+    assert asked.args == ["computer"]
+    run(model, NodeState.TRAINING)
+    assert not strip.engine.isVisible(), "a node runs: its engine is there"
+    model._thread = None
+    model.engine_seen(False)
+    assert not strip.engine.isVisible()

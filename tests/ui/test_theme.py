@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QColor, QImage, QPalette
 from PySide6.QtWidgets import QApplication, QCheckBox, QComboBox, QDoubleSpinBox, QLineEdit, QPlainTextEdit, QSpinBox, QVBoxLayout, QWidget
 
+from zk0desk.resources import resource
 from zk0desk.ui import theme
 from zk0desk.ui.icons import icon
 
@@ -156,3 +159,16 @@ def test_a_list_that_drops_down_has_the_themes_surface(form: Form, qtbot) -> Non
     image = grabbed(view)
     assert near(image.pixelColor(view.width() // 2, view.height() - 3), theme.color("raised"))
     form.combo.hidePopup()
+
+
+def test_the_style_sheet_holds_wherever_zk0desk_lies(tmp_path, qapp: QApplication, qtbot, qtlog, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / 'Röbot "Ärm" 机器人 100% (a)'
+    shutil.copytree(resource("controls"), place / "controls")
+    monkeypatch.setattr(theme, "resource", lambda name: place / name)
+    widget = QComboBox()
+    qtbot.addWidget(widget)
+    widget.setStyleSheet(theme.style_sheet())
+    widget.show()
+    qtbot.waitExposed(widget)
+    widget.grab()
+    assert [each.message for each in qtlog.records if "parse" in each.message or "open" in each.message] == []

@@ -79,33 +79,43 @@ class LinuxAutostart:
 
 
 class WindowsAutostart:
-    """A value of this user's key `Run` in the registry."""
+    """A value of this user's key `Run` in the registry. Windows notes beside it what a person switched off in its task manager."""
 
     KEY = r"Software\Microsoft\Windows\CurrentVersion\Run"
+    APPROVED = r"Software\Microsoft\Windows\CurrentVersion\Explorer\StartupApproved\Run"
     NAME = "zk0desk"
     where = f"HKEY_CURRENT_USER\\{KEY}\\{NAME}"
 
     def command(self) -> list[str]:
+        value, approved = self._read(self.KEY), self._read(self.APPROVED)
+        off = isinstance(approved, bytes) and bool(approved) and approved[0] % 2 == 1
+        return arguments_of(value) if isinstance(value, str) and not off else []
+
+    def _read(self, path: str) -> object:
         import winreg
 
         try:
-            with winreg.OpenKey(winreg.HKEY_CURRENT_USER, self.KEY) as key:  # type: ignore[attr-defined]
-                value, _kind = winreg.QueryValueEx(key, self.NAME)  # type: ignore[attr-defined]
+            with winreg.OpenKey(winreg.HKEY_CURRENT_USER, path) as key:  # type: ignore[attr-defined]
+                value: object = winreg.QueryValueEx(key, self.NAME)[0]  # type: ignore[attr-defined]
         except FileNotFoundError:
-            return []
-        return arguments_of(str(value))
+            return None
+        return value
 
     def write(self, command: Sequence[str]) -> None:
         import winreg
 
+        self._delete(self.APPROVED)
         with winreg.CreateKey(winreg.HKEY_CURRENT_USER, self.KEY) as key:  # type: ignore[attr-defined]
             winreg.SetValueEx(key, self.NAME, 0, winreg.REG_SZ, subprocess.list2cmdline(command))  # type: ignore[attr-defined]
 
     def remove(self) -> None:
+        self._delete(self.KEY)
+
+    def _delete(self, path: str) -> None:
         import winreg
 
         try:
-            with winreg.OpenKey(winreg.HKEY_CURRENT_USER, self.KEY, 0, winreg.KEY_SET_VALUE) as key:  # type: ignore[attr-defined]
+            with winreg.OpenKey(winreg.HKEY_CURRENT_USER, path, 0, winreg.KEY_SET_VALUE) as key:  # type: ignore[attr-defined]
                 winreg.DeleteValue(key, self.NAME)  # type: ignore[attr-defined]
         except FileNotFoundError:
             return

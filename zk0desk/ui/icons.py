@@ -5,6 +5,7 @@ from __future__ import annotations
 from PySide6.QtCore import QPoint, QRect, QSize, Qt
 from PySide6.QtGui import QIcon, QIconEngine, QPainter, QPixmap
 
+from zk0desk.resources import resource
 from zk0desk.ui import theme
 
 
@@ -36,6 +37,14 @@ class _GlyphEngine(QIconEngine):
         self.paint(painter, QRect(QPoint(0, 0), size), mode, state)
         painter.end()
         return result
+
+
+def window_icon() -> QIcon:
+    """zk0desk's own icon, for the window and the tray: a desktop knows it from the menu entry, and there may be none."""
+    found = QIcon()
+    for size in (16, 24, 32, 48, 64, 128):
+        found.addFile(str(resource(f"icons/hicolor/{size}x{size}/apps/org.zk0.Desk.png")), QSize(size, size))
+    return found
 
 
 def icon(name: str, color: str = "text", color_on: str = "") -> QIcon:

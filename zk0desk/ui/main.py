@@ -15,6 +15,7 @@ from zk0desk.desktop.opening import invitation_among, opened
 from zk0desk.ui import theme
 from zk0desk.ui.background import in_background
 from zk0desk.ui.crash import Crash, CrashGuard
+from zk0desk.ui.icons import window_icon
 from zk0desk.ui.model import AppModel
 from zk0desk.ui.single_instance import QUIETLY, SingleInstance
 from zk0desk.ui.tray import Background
@@ -55,6 +56,7 @@ def application(argv: Sequence[str]) -> QApplication:
     app.setApplicationName("zk0desk")
     app.setApplicationDisplayName("zk0desk")
     app.setDesktopFileName("org.zk0.Desk")
+    app.setWindowIcon(window_icon())
     return app
 
 
@@ -104,6 +106,7 @@ def run(
             model.nodeEnded.connect(lambda: guard.note(training=False))
             in_background(window, _follow_the_move, lambda _rewritten: None)
             model.check_keyring()
+            model.look_for_engine()
             model.engine.go_on()
             model.updates.begin()
         if quietly and on_ready is not None:

@@ -83,6 +83,7 @@ class AppModel(QObject):
     quitAsked = Signal()
     restartAsked = Signal()
     engineAsked = Signal()
+    engineSeen = Signal()
 
     def __init__(self, settings_path: Path | None = None, journal_path: Path | None = None, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -98,6 +99,8 @@ class AppModel(QObject):
         """What the trial of the keyring found last; `keyringChecked` fires when it was tried. None where it is not needed."""
         self.engine = EngineWork(self.window_state, self)
         self.updates = UpdateWatch(self)
+        self.engine_missing = False
+        """Whether there is no engine that can train, as far as was seen; `engineSeen` fires when it was looked at."""
         self._keyring_tried = False
         self._settings: Settings | None = None
         self._journal: Journal | None = None
@@ -299,6 +302,23 @@ class AppModel(QObject):
         """Stop at once; nothing more is sent."""
         if self.control is not None:
             self.control.stop_now()
+
+    def look_for_engine(self) -> None:
+        """Look in the background whether there is an engine."""
+        from zk0desk.ui.background import in_background
+
+        def missing() -> bool:
+            from zk0desk.engine import state
+
+            seen = state.look()
+            return seen.kind in ("none", "damaged") or bool(seen.missing)
+
+        in_background(self, missing, self.engine_seen)
+
+    def engine_seen(self, missing: bool) -> None:
+        """Take in whether the engine is missing, and tell everyone."""
+        self.engine_missing = missing
+        self.engineSeen.emit()
 
     def show_engine(self) -> None:
         """Show where the training engine is got."""

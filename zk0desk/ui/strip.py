@@ -85,7 +85,7 @@ class StatusStrip(QWidget):
         self.stop = DangerButton("Stop &now", "", self._stop)
         self.again = SecondaryButton("Join a&gain", "", model.join)
         self.engine = SecondaryButton("Training engine", "download", model.show_engine)
-        self.engine.setToolTip("Shows how far it is, and what can be done")
+        self.engine.setToolTip("Shows what trains on this computer, and how it is got")
         self.finish.setToolTip("Trains this round to its end, sends its update, then leaves the federation")
         self.stop.setToolTip("Stops at once. Nothing more is sent; recordings and settings stay as they are")
         for button in (self.pause, self.finish, self.stop, self.engine, self.again):
@@ -96,6 +96,7 @@ class StatusStrip(QWidget):
         model.nodeStarted.connect(self._buttons)
         model.nodeEnded.connect(self._on_ended)
         model.engine.changed.connect(self._on_engine)
+        model.engineSeen.connect(self._buttons)
 
     def _show(self, event: events.NodeStateChanged) -> None:
         state = NodeState(event.state)
@@ -147,7 +148,8 @@ class StatusStrip(QWidget):
             button.setVisible(running)
         notice, works = self._model.last_notice, self._model.engine.busy
         lacking = state is _S.FAILED and notice is not None and notice.code == "engine-missing"
-        self.engine.setVisible(not running and (works or lacking))
+        self.engine.setVisible(not running and (works or lacking or self._model.engine_missing))
+        self.engine.set_text("Training engine" if works else "Get the engine")
         self.again.setVisible(not running and not works and state in (_S.STOPPED, _S.FAILED))
         paused = control.paused if control is not None else state is _S.PAUSED
         self.pause.set_text("Re&sume" if paused else "&Pause")

@@ -6,6 +6,7 @@ widgets that are styled by palette and style sheet need nothing, those that keep
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from PySide6.QtCore import QObject, Qt, Signal
@@ -142,9 +143,14 @@ def style_sheet() -> str:
     values = {name.replace("-", "_"): _hex(name) for name in TOKENS}
     scheme = "dark" if _state["dark"] else "light"
     for way in ("down", "up"):
-        values[way] = resource(f"controls/{way}-{scheme}.svg").as_posix()
-        values[f"{way}_off"] = resource(f"controls/{way}-{scheme}-off.svg").as_posix()
+        values[way] = _quoted(resource(f"controls/{way}-{scheme}.svg"))
+        values[f"{way}_off"] = _quoted(resource(f"controls/{way}-{scheme}-off.svg"))
     return _SHEET % values
+
+
+def _quoted(path: Path) -> str:
+    """`path` within the quotes of a style sheet: zk0desk may lie in a folder of any name."""
+    return path.as_posix().replace("\\", "\\\\").replace('"', '\\"')
 
 
 _SHEET = """

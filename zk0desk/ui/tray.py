@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from PySide6.QtCore import QObject, QTimer
-from PySide6.QtGui import QIcon
 from PySide6.QtWidgets import QMenu, QSystemTrayIcon
 
-from zk0desk.resources import resource
+from zk0desk.ui.icons import window_icon
 from zk0desk.ui.model import AppModel
 from zk0desk.ui.window import MainWindow
 
@@ -52,7 +51,7 @@ class Background(QObject):
         self.menu = QMenu()
         self.menu.addAction("Open zk0desk", self._window.raise_up)
         self.menu.addAction("Quit", self._window.quit)
-        self.icon = QSystemTrayIcon(QIcon(str(resource("icons/org.zk0.Desk.svg"))), self)
+        self.icon = QSystemTrayIcon(window_icon(), self)
         self.icon.setContextMenu(self.menu)
         self.icon.activated.connect(self._clicked)
         self._window.stays_in_tray = True

@@ -121,6 +121,7 @@ class EngineCard(Card):
         if turn == self._turn:
             self.look = look
             self._show()
+            self._model.engine_seen(look.missing)
             self.seen.emit()
 
     def _look_failed(self, error: OperatorError) -> None:
