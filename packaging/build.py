@@ -33,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
     )
     found.add_argument("--no-engine-lists", action="store_true", help="leave out the engine's lists: nothing can be fetched then")
     found.add_argument("--appimage-runtime", type=Path, help="the AppImage project's type-2 runtime; without it a bare squashfs is made")
+    found.add_argument("--tree", type=Path, help="pack this tree (built with --format dir, and signed since) instead of making one")
     found.add_argument("--fast", action="store_true", help="compress quickly: for a look at what comes out, not for release")
     return found
 
@@ -56,6 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
             lists=not given.no_engine_lists,
             appimage_runtime=given.appimage_runtime,
             fast=given.fast,
+            built=given.tree,
         )
     except BuildError as error:
         for part in (error.what, error.why, error.remedy):

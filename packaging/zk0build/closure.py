@@ -24,14 +24,17 @@ def libraries(folders: Iterable[Path]) -> dict[Path, list[str]]:
 
 def reached(roots: Iterable[Path], among: dict[Path, list[str]]) -> set[Path]:
     """`roots` and all of `among` that they load, directly or through others. Names compare without case, as on Windows."""
-    by_name = {path.name.lower(): path for path in among}
+    by_name: dict[str, list[Path]] = {}  # Windows' wheels bring the same C runtime in several folders
+    for path in among:
+        by_name.setdefault(path.name.lower(), []).append(path)
     open_, seen = [path for path in roots if path in among], set[Path]()
     while open_:
         path = open_.pop()
         if path in seen:
             continue
         seen.add(path)
-        open_ += [by_name[name.lower()] for name in among[path] if name.lower() in by_name]
+        for name in among[path]:
+            open_ += by_name.get(name.lower(), [])
     return seen
 
 

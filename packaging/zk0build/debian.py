@@ -34,7 +34,7 @@ def build(tree: Tree, recipe: Recipe, out: Path, work: Path, epoch: int, *, fast
     desktop.put(root / "usr" / "share", identity)
     (root / "usr" / "bin").mkdir(parents=True)
     for name in ("zk0desk", "zk0desk-window"):
-        (root / "usr" / "bin" / name).symlink_to(f"../..{identity.opt}/bin/{name}")
+        (root / "usr" / "bin" / name).symlink_to(f"{identity.opt}/bin/{name}")
     _documents(root / "usr" / "share", tree, epoch)
     size = sum(path.stat().st_size // 1024 + 1 for path in root.rglob("*") if not path.is_symlink())
     control = root / "DEBIAN"

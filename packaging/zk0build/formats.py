@@ -24,14 +24,19 @@ def build(
     lists: bool = True,
     appimage_runtime: Path | None = None,
     fast: bool = False,
+    built: Path | None = None,
 ) -> list[Path]:
     """Build the packages `formats` for `target` into `out`; their paths.
 
     `python`: the archive of a standalone CPython, "running", or "none" where the target's can only be added elsewhere. `lists`: make
-    the engine's lists. `fast`: compress quickly, not for release.
+    the engine's lists. `fast`: compress quickly, not for release. `built`: a tree that was built before, and signed since.
     """
     out.mkdir(parents=True, exist_ok=True)
     described, epoch = recipe.read(), product.epoch()
+    if built is not None:
+        with TemporaryDirectory(prefix="zk0desk-build-", dir=out) as folder:
+            made = tree.load(built, target)
+            return [_package(each, made, described, out, Path(folder), epoch, appimage_runtime, fast) for each in formats]
     if not python:
         raise BuildError(
             "No Python was given for the package.",

@@ -7,6 +7,7 @@ with `--index`.
 from __future__ import annotations
 
 import re
+import sys
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 from zk0build.recipe import CHECKOUT, LOCK, Target
 from zk0build.trouble import BuildError, call
 
-UV = CHECKOUT / ".venv" / "bin" / "uv"
+UV = CHECKOUT / ".venv" / ("Scripts/uv.exe" if sys.platform == "win32" else "bin/uv")
 _PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)")
 _HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
 

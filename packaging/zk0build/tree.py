@@ -56,6 +56,7 @@ class Tree:
             "system": self.target.name,
             "release": not stamps,
             "stamp": f"not for release: {'; '.join(stamps)}" if stamps else "",
+            "stamps": self.stamps,
         }
         file.write_text(json.dumps(said, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
@@ -72,8 +73,28 @@ class Tree:
 
     def copy(self, root: Path) -> Tree:
         """The same tree at `root`, its files as hard links: replace a file there, never write into it."""
-        shutil.copytree(self.root, root, copy_function=os.link, symlinks=True)
+        shutil.copytree(self.root, root, copy_function=_link, symlinks=True)
         return Tree(root, self.target, self.version, list(self.stamps), list(self.wheels))
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another disk
+        shutil.copy2(source, target)
+
+
+def load(root: Path, target: Target) -> Tree:
+    """The tree that was built at `root` (format `dir`), to be packed after it was signed. BuildError when it is none."""
+    tree = Tree(root, target, "")
+    try:
+        said = json.loads((tree.site / "zk0desk" / "_resources" / "artefact.json").read_text(encoding="utf-8"))
+        if said["system"] != target.name:
+            raise ValueError(f"it is for {said['system']}")
+        tree.version, tree.stamps = said["version"], list(said["stamps"])
+    except (OSError, ValueError, KeyError) as error:
+        raise BuildError(f"{root} is no tree that was built for {target.name}.", str(error), "Build one with --format dir.") from error
+    return tree
 
 
 def make(root: Path, target: Target, recipe: Recipe, *, python: str, index: str, work: Path) -> Tree:

@@ -47,7 +47,6 @@ def finish(tree: Tree, work: Path) -> None:
         tree.stamps.append("no launcher: there was no compiler for Windows")
     else:
         launchers(tree.root, tree.version, Path(compiler), work)
-        tree.stamps.append("the launchers are not signed")
     too_long = [path for path in tree.root.rglob("*") if len(f"{_INSTALLED}\\{path.relative_to(tree.root)}") > LONGEST]
     if too_long:
         raise BuildError(
@@ -69,7 +68,7 @@ def launchers(folder: Path, version: str, compiler: Path, work: Path) -> None:
     source = PACKAGING / "windows"
     numbers = ",".join([*version.split(".")[:3], "0"])
     resource = work / "zk0desk.res"
-    windres = program("x86_64-w64-mingw32-windres", "binutils-mingw-w64-x86-64")
+    windres = shutil.which("x86_64-w64-mingw32-windres") or program("windres", "binutils-mingw-w64-x86-64")
     call(
         [
             windres,
@@ -93,11 +92,12 @@ def launchers(folder: Path, version: str, compiler: Path, work: Path) -> None:
 def installer(tree: Tree, recipe: Recipe, out: Path, *, fast: bool) -> Path:
     """Build the setup.exe in `out`."""
     identity: Identity = recipe.identity
-    tree.describe("nsis")
+    bare = unsigned(tree.root)
+    tree.describe("nsis", [f"{len(bare)} executables and libraries carry no signature"] if bare else [])
     package = out / f"zk0desk-{tree.version}-windows-{tree.target.arch}-setup.exe"
     said = {
         "TREE": tree.root, "OUT": package, "VERSION": tree.version, "SCHEME": identity.scheme, "EXTENSION": identity.extension,
-        "MIME": identity.mime, "ID": identity.id, "STAMP": " - not for release" if tree.stamps else "",
+        "MIME": identity.mime, "ID": identity.id, "STAMP": " - not for release" if tree.stamps or bare else "",
     }  # fmt: skip
     defined = [f"-D{name}={value}" for name, value in said.items()] + (["-DFAST"] if fast else [])
     call([program("makensis", "nsis"), "-V2", *defined, PACKAGING / "windows" / "zk0desk.nsi"])

@@ -21,7 +21,7 @@ class Root:
                 check=True,
                 capture_output=True,
             )
-            for name in ("apt/sources.list.d", "apt/apt.conf.d", "resolv.conf", "ssl/certs"):
+            for name in ("apt/sources.list.d", "apt/apt.conf.d", "resolv.conf", "ssl/certs/ca-certificates.crt"):
                 _copy(Path("/etc") / name, folder / "etc" / name)
             (folder / "etc" / "apt" / "sources.list").unlink(missing_ok=True)
             self.run("apt-get update -qq")
