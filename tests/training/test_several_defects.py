@@ -17,7 +17,7 @@ from tests.training.test_repairs import make_v2
 from zk0desk.training.deep_check import content_key
 from zk0desk.training.recording_content import pictures_digest
 from zk0desk.training.recording_files import size_on_disk
-from zk0desk.training.recordings import CheckResult, Finding, PolicyNeeds, deep_check, kept_answer, quick_check
+from zk0desk.training.recordings import CheckResult, Finding, PolicyNeeds, Progress, deep_check, kept_answer, quick_check
 from zk0desk.training.repairs import plan_repair, repair
 
 NEEDS = PolicyNeeds(chunk_size=4)
@@ -175,6 +175,51 @@ def test_an_episode_whose_timestamps_are_unsafe_is_left_out_of_the_copy(tmp_path
     plan = plan_repair(folder, result, NEEDS)
     assert plan.left_out.keys() == {1} and [step.code for step in plan.steps] == ["leave-out", "retime", "statistics"]
     assert repair(folder, tmp_path / "new", plan).check.status == "ok"
+
+
+# --- a disk that goes, and what may not be read
+
+
+@pytest.mark.parametrize("share", [0.2, 0.9])
+def test_a_disk_that_vanishes_meanwhile_is_told_and_not_files_that_are_missing(share: float, tmp_path: Path) -> None:
+    folder = make_v2(tmp_path / "old")
+
+    def vanish(step: Progress) -> None:
+        if step.done >= share * step.total and folder.exists():
+            folder.rename(tmp_path / "gone")
+
+    result = deep_check(folder, NEEDS, progress=vanish)
+    assert (result.status, result.findings[0].code) == ("unusable", "unreadable")
+    (tmp_path / "gone").rename(folder)
+    assert deep_check(folder, NEEDS).status == "repairable", "what was said is not kept"
+
+
+@pytest.mark.parametrize("name", ["data", STATS, TOP, DATA])
+def test_what_may_not_be_read_is_neither_missing_nor_damaged(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_recording(tmp_path / "cubes")
+    refuse(folder / name, monkeypatch)
+    for result in (quick_check(folder, NEEDS), deep_check(folder, NEEDS)):
+        assert [finding.code for finding in result.findings] == ["unreadable"]
+        assert "permissions" in result.findings[0].remedy
+
+
+def refuse(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if `place` could not be opened; the tests may run as a user who can open all."""
+    import av
+    import pyarrow.parquet as pq
+
+    def guard(call: Callable[..., Any]) -> Callable[..., Any]:
+        def guarded(what: Any, *arguments: Any, **named: Any) -> Any:
+            if isinstance(what, str | os.PathLike) and Path(what) == place:
+                raise PermissionError(13, "Permission denied", str(what))
+            return call(what, *arguments, **named)
+
+        return guarded
+
+    for owner, call in ((Path, "open"), (Path, "iterdir"), (av, "open"), (pq, "ParquetFile")):
+        monkeypatch.setattr(owner, call, guard(getattr(owner, call)))
+    glob = Path.glob
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: iter(()) if self == place else glob(self, pattern))
 
 
 # --- what is no finding, and what is no file

@@ -20,7 +20,7 @@ from zk0desk import folders
 from zk0desk.control import NodeControl
 from zk0desk.training.deep_videos import VideoCheck
 from zk0desk.training.episode_table import Episode, Span, read_episode_table
-from zk0desk.training.recording_check import OF_A_FILE, quick_check, quick_findings
+from zk0desk.training.recording_check import OF_A_FILE, quick_check, quick_findings, require_there
 from zk0desk.training.recording_files import files_below, parquet_files
 from zk0desk.training.recording_info import Info, read_info, read_json, shown
 from zk0desk.training.recording_types import CheckResult, Finding, PolicyNeeds, RecordingError, Severity, result_of
@@ -64,6 +64,7 @@ def deep_check(
         return result_of(path, recording, kept)
     try:
         found = _look(path, read_info(path), needs, control, progress)
+        require_there(path)
         whole = True
     except RecordingError as error:
         found, whole = [error.finding()], error.code != "unreadable"

@@ -15,7 +15,7 @@ def place_findings(listed: Sequence[Episode], lengths: Mapping[int, int], fps: f
 
     Rows and videos are looked at only where order and lengths are right: they would differ for that reason alone.
     """
-    if not listed:
+    if not listed or not lengths:
         return []
     return order(listed) + wrong_lengths(listed, lengths) or rows(listed, lengths) + overlaps(listed, fps)
 

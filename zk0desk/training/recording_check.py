@@ -21,7 +21,7 @@ from zk0desk.training.recording_files import (
     read_tasks,
     size_on_disk,
 )
-from zk0desk.training.recording_info import FETCH_AGAIN, Info, is_pointer, read_info, read_json, shown
+from zk0desk.training.recording_info import FETCH_AGAIN, Info, is_pointer, read_info, read_json, reason, shown
 from zk0desk.training.recording_rows import ACTION, NUMBERS, STATE, TOLERANCE_S, read_rows
 from zk0desk.training.recording_schema import SCHEMAS, description_findings, renames, schema_findings
 from zk0desk.training.recording_types import Camera, CheckResult, Finding, PolicyNeeds, Recording, RecordingError, Severity, result_of
@@ -92,6 +92,8 @@ def quick_findings(path: Path, needs: PolicyNeeds) -> tuple[Recording | None, li
     if info.major > 3 or (info.major, info.minor) < (2, 0):
         return recording, [_version(info)]
     files = parquet_files(path / "data")
+    if not files:
+        _part(findings, lambda: list((path / "data").iterdir()) if (path / "data").exists() else [], [])
     findings += description_findings(info)
     findings += _features(info, needs)
     findings += camera_findings(recording, needs)
@@ -100,9 +102,19 @@ def quick_findings(path: Path, needs: PolicyNeeds) -> tuple[Recording | None, li
     known = len(findings) == listed
     findings += _part(findings, lambda: _videos(info, episodes), [])
     findings += _part(findings, lambda: schema_findings(files[:SCHEMAS], info), [])
-    findings += _part(findings, lambda: _data(files, info, tasks, episodes, table_read=known), [])
+    if files or "unreadable" not in {finding.code for finding in findings}:
+        findings += _part(findings, lambda: _data(files, info, tasks, episodes, table_read=known), [])
     findings += _part(findings, lambda: _statistics(path, info), []) if info.major >= 3 else [_version(info)]
+    try:
+        require_there(path)
+    except OSError as error:
+        return recording, [_unreadable(error)]
     return recording, findings
+
+
+def require_there(folder: Path) -> None:
+    """`OSError` where the recording is gone: its disk vanished while it was looked at, and its files only seem to be missing."""
+    (folder / "meta" / "info.json").stat()
 
 
 def _part[T](findings: list[Finding], look: Callable[[], T], otherwise: T) -> T:
@@ -122,7 +134,8 @@ def _part[T](findings: list[Finding], look: Callable[[], T], otherwise: T) -> T:
 
 def _unreadable(error: OSError) -> Finding:
     remedy = "Check the disk and the permissions, then look again."
-    return Finding("unreadable", Severity.BLOCKS, "The recording cannot be read.", f"{shown(error)}.", remedy)
+    why = f"{reason(error)}: {shown(error.filename)}." if error.filename else f"{shown(error)}."
+    return Finding("unreadable", Severity.BLOCKS, "The recording cannot be read.", why, remedy)
 
 
 def _version(info: Info) -> Finding:
@@ -296,6 +309,8 @@ def _statistics(folder: Path, info: Info) -> list[Finding]:
                     raise ValueError(f"`{word}` of {key} is not {info.features[key].dim} finite numbers")
     except FileNotFoundError:
         why = "There is no meta/stats.json."
+    except PermissionError:
+        raise  # a copy cannot be made of it either
     except (OSError, ValueError, TypeError, KeyError, IndexError, OverflowError, AttributeError) as error:
         why = f"meta/stats.json: {shown(error)}."
     else:

@@ -55,6 +55,9 @@ def _play(path: Path, *, decode: bool = True) -> tuple[int, np.ndarray]:
                     return stream.frames, np.empty((0, 0, 3), np.uint8)
                 for frame in container.decode(stream):
                     return stream.frames, frame.to_ndarray(format="rgb24")
+    except PermissionError as error:
+        remedy = "Check the permissions, then look again."
+        raise RecordingError(f"{name} cannot be read.", "You may not read it.", remedy, code="unreadable") from error
     except (av.FFmpegError, OSError, ValueError, RuntimeError, MemoryError) as error:
         why = f"PyAV says: {reason(error)}."
     raise RecordingError(f"{name} cannot be played.", why, FETCH_AGAIN, code="video-unreadable")
