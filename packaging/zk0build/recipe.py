@@ -58,6 +58,8 @@ class Recipe:
     leave_out_bindings: tuple[str, ...]
     trimmed: tuple[str, ...]
     stripped: tuple[str, ...]
+    feed: str
+    feed_key: str
     engine_extra: str
     engine_leave_out: tuple[str, ...]
     engine_lists: tuple[EngineList, ...]
@@ -121,6 +123,8 @@ def read(path: Path = PACKAGING / "recipe.toml") -> Recipe:
             leave_out_bindings=tuple(packages["leave_out_bindings"]),
             trimmed=tuple(packages["trimmed"]),
             stripped=tuple(packages["stripped"]),
+            feed=table["updates"]["feed"],
+            feed_key=table["updates"]["key"],
             engine_extra=engine["extra"],
             engine_leave_out=tuple(engine["leave_out"]),
             engine_lists=tuple(EngineList(**each) for each in engine["list"]),

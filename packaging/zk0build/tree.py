@@ -124,6 +124,9 @@ def make(root: Path, target: Target, recipe: Recipe, *, python: str, index: str,
     say(f"  {len(tree.wheels)} packages; trimmed from {before / 2**20:.0f} to {tree.size() / 2**20:.0f} MiB")
     if target.system == "linux":
         _start(tree)
+    if recipe.feed:
+        told = json.dumps({"url": recipe.feed, "key": recipe.feed_key}) + "\n"
+        (tree.site / "zk0desk" / "_resources" / "feed.json").write_text(told, encoding="utf-8")
     (tree.site / "zk0desk-engine.pth").write_text(ENGINE_PTH, encoding="utf-8")
     refused = bytecode.compile_all(tree.python)
     say(f"  compiled: {tree.size() / 2**20:.0f} MiB" + (f"; without bytecode: {', '.join(refused)}" if refused else ""))

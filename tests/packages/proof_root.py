@@ -24,6 +24,7 @@ class Root:
             for name in ("apt/sources.list.d", "apt/apt.conf.d", "resolv.conf", "ssl/certs/ca-certificates.crt"):
                 _copy(Path("/etc") / name, folder / "etc" / name)
             (folder / "etc" / "apt" / "sources.list").unlink(missing_ok=True)
+            folder.chmod(0o755)  # pytest keeps its folders to root; in here it is everybody's /
             self.run("apt-get update -qq")
             self.run(f"useradd --create-home --home-dir {HOME} --uid {UID} --shell /bin/sh {USER}")
 
