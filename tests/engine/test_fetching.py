@@ -98,16 +98,19 @@ def test_what_was_unpacked_before_a_stop_is_not_fetched_again(wanted, wheels, se
     assert content_of(got.engine) == expected(wheels)
 
 
-def test_a_fetch_holds_when_paused_and_goes_on(wanted, wheels, server, get):
+def test_a_fetch_holds_when_paused_and_goes_on(shelf, server, get):
+    """So much that it does not fit into the buffers between server and client."""
+    wheel = write_wheel(shelf, "huge", {"huge.so": noise(16_000_000)})
+    wanted = list_of([wheel], server.url)
     control = NodeControl()
-    server.close_gate(100_000)
+    server.close_gate(1_000_000, going_on=True)
 
     def pause_and_resume() -> None:
         server.reached.wait()
         control.pause()
         server.open_gate()
         for _ in range(2):
-            threading.Event().wait(0.2)  # what is under way when a person pauses arrives, and no more is asked for
+            threading.Event().wait(0.3)  # what is under way when a person pauses arrives, and no more is asked for
             paused.append(server.sent.total())
         control.resume()
 
@@ -116,7 +119,7 @@ def test_a_fetch_holds_when_paused_and_goes_on(wanted, wheels, server, get):
     other.start()
     got = get(wanted, control=control)
     other.join()
-    assert content_of(got.engine) == expected(wheels)
+    assert content_of(got.engine) == expected([wheel])
     assert paused[0] == paused[1] < wanted.size
 
 
@@ -210,7 +213,7 @@ def test_a_stall_is_left_at_once_when_a_person_stops(wanted, server, get):
     began = time.monotonic()
     with pytest.raises(Stopped):
         get(wanted, control=control, patience=Patience(stall_s=60))
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 1.8
 
 
 def test_nobody_at_the_address_is_told_with_what_to_do(wanted, server, get):

@@ -13,7 +13,7 @@ import pytest
 
 from tests.engine.wheel_parts import HASTY, content_of, expected, list_of, noise, write_wheel
 from zk0desk.control import NodeControl
-from zk0desk.engine import activation, install, portable, store
+from zk0desk.engine import activation, bytecode, install, portable, store
 from zk0desk.engine.errors import EngineDamaged, EngineDiskFull, EngineError, EngineUnsupported, EngineWrongContent, WheelError
 from zk0desk.engine.selftest import SelfTest
 from zk0desk.engine.verify import repair, verify
@@ -110,6 +110,25 @@ def test_an_update_fetches_only_what_changed_and_links_the_rest(wheels, server, 
     assert (new.site / "large/library.so").samefile(old.site / "large/library.so")
     assert store.disk_bytes(new.path) < 20_000
     assert content_of(old) == expected(wheels)
+
+
+def test_bytecode_of_what_did_not_change_is_taken_over_and_python_takes_it(wheels, server, shelf, get, monkeypatch):
+    monkeypatch.delenv("PYTHONPYCACHEPREFIX", raising=False)
+    old = get(list_of(wheels, server.url)).engine
+    bytecode.compile_modules(old, control=NodeControl())
+    new = get(list_of([*wheels[:2], write_wheel(shelf, "small", {"small.py": b""}, "2.0")], server.url)).engine
+    compiled = new.site / "large/__pycache__/__init__.cpython-312.pyc"
+    assert compiled.samefile(old.site / "large/__pycache__/__init__.cpython-312.pyc")
+    program = "import sys; sys.path.append(sys.argv[1]); import large; print(large.__cached__, large.size)"
+    done = subprocess.run([sys.executable, "-v", "-c", program, str(new.site)], capture_output=True, text=True, check=True)
+    assert f"matches {new.site}/large/__init__.py" in done.stderr and "150000" in done.stdout
+
+
+def test_an_old_engine_whose_notes_are_damaged_does_not_stand_in_the_way(wheels, server, shelf, get):
+    old = get(list_of(wheels, server.url)).engine
+    next((old.path / "files").glob("*.tsv")).write_text("nonsense")
+    fresh = write_wheel(shelf, "small", {"small.py": b""}, "2.0")
+    assert verify(get(list_of([*wheels[:2], fresh], server.url)).engine).ok
 
 
 def test_where_links_are_not_possible_files_are_copied(wheels, server, shelf, get, monkeypatch):

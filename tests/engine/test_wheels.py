@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.wheel_parts import list_of, noise, record_of, write_wheel
+from tests.engine.wheel_parts import list_of, noise, write_wheel
 from zk0desk.control import NodeControl
 from zk0desk.engine.errors import WheelError
 from zk0desk.engine.lists import Wheel
@@ -84,9 +84,10 @@ def test_a_bomb_is_refused_before_it_goes_off(tmp_path):
 
 
 def test_a_file_that_is_not_what_the_record_says_is_refused(tmp_path):
-    files = {"one/__init__.py": b"right", "one-1.0.dist-info/METADATA": b"", "one-1.0.dist-info/WHEEL": b""}
-    wheel = write_wheel(tmp_path, "one", {"one/__init__.py": b"wrong"}, record=record_of(files, "one-1.0.dist-info"))
-    with pytest.raises(WheelError):
+    with zipfile.ZipFile(write_wheel(tmp_path, "one", {"one/__init__.py": b"right"})) as archive:
+        record = archive.read("one-1.0.dist-info/RECORD")
+    wheel = write_wheel(tmp_path, "one", {"one/__init__.py": b"wrong"}, record=record)
+    with pytest.raises(WheelError, match="A file in it is not what its RECORD says"):
         put(wheel, tmp_path / "site")
     assert not (tmp_path / "site/one/__init__.py").exists()
 

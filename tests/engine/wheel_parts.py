@@ -77,6 +77,7 @@ class WheelServer:
         self.ranges = True
         self.bad: list[Callable[[BaseHTTPRequestHandler, str, int, bytes], bool]] = []
         self.gate_at: int | None = None
+        self.going_on = False
         self.reached, self.go = threading.Event(), threading.Event()
         self._lock = threading.Lock()
         handler = type("Handler", (_Handler,), {"owner": self})
@@ -99,14 +100,15 @@ class WheelServer:
         self._server.server_close()
         self._thread.join()
 
-    def close_gate(self, at: int) -> None:
+    def close_gate(self, at: int, *, going_on: bool = False) -> None:
         """Send so many bytes in all, then hold every transfer and set `reached`."""
+        self.going_on = going_on
         self.reached.clear()
         self.go.clear()
         self.gate_at = at
 
     def open_gate(self) -> None:
-        """End the transfers that are held where they are, and hold no more."""
+        """End the transfers that are held where they are, or go on with them, and hold no more."""
         self.gate_at = None
         self.go.set()
 
@@ -122,7 +124,8 @@ class WheelServer:
                     self.sent[name] += len(piece)
             if held:
                 self.go.wait()
-                return
+                if not self.going_on:
+                    return
             handler.wfile.write(piece)
 
 

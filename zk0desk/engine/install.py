@@ -17,13 +17,13 @@ from zk0desk import __version__
 from zk0desk.amounts import gigabytes
 from zk0desk.control import NodeControl
 from zk0desk.engine import linking, lists, store
-from zk0desk.engine.errors import EngineDiskFull, EngineUnsupported, EngineWrongContent
+from zk0desk.engine.errors import EngineDamaged, EngineDiskFull, EngineUnsupported, EngineWrongContent
 from zk0desk.engine.fetch import Fetching, Folder, Meter, Network, Patience, Source, kept_name
 from zk0desk.engine.lists import EngineList, Wheel
 from zk0desk.engine.progress import Pace, Told, nobody, said
 from zk0desk.engine.selftest import SelfTest
 from zk0desk.engine.store import Installed
-from zk0desk.engine.unpack import Places, unpack
+from zk0desk.engine.unpack import Kept, Places, unpack
 from zk0desk.folders import engines_folder, private_folder, write_atomically
 
 _SPARE = 0.03
@@ -136,7 +136,7 @@ class _Making:
         self._broken = engines_folder() / wanted.id
         there = self._broken if self._broken.exists() and not self.folder.exists() else self.folder
         # After a power cut a file can be empty although the note of it is on the disk.
-        self._unpacked = {name: files for name, files in store.kept_files(there).items() if linking.in_size(there / "site", files)}
+        self._unpacked = {name: files for name, files in _noted(there).items() if linking.in_size(there / "site", files)}
         self._open = [wheel for wheel in wanted.wheels if wheel.file not in self._unpacked]
         engines = [each for each in store.engines() if each.id != wanted.id]
         self._old = linking.reusable(EngineList(wanted.system, wanted.arch, wanted.backend, wanted.python, tuple(self._open)), engines)
@@ -215,8 +215,9 @@ class _Making:
                 (self.folder / "valid").unlink(missing_ok=True)
         private_folder(self.site)
         write_atomically(self.folder / "list.json", self.wanted.to_text())
-        for name in set(store.kept_files(self.folder)) - set(self._unpacked):
-            (self.folder / "files" / f"{name}.tsv").unlink()
+        for note in (self.folder / "files").glob("*.tsv"):
+            if note.name.removesuffix(".tsv") not in self._unpacked:
+                note.unlink()
         _forget_others(self.wanted)
 
     def _link(self, places: Places, control: NodeControl, told: Told) -> None:
@@ -256,6 +257,13 @@ class _Making:
             return min(wheel.size, os.stat(store.wheels_folder() / kept_name(wheel)).st_size)
         except OSError:
             return 0
+
+
+def _noted(folder: Path) -> dict[str, list[Kept]]:
+    try:
+        return store.kept_files(folder)
+    except EngineDamaged:
+        return {}  # it is unpacked anew
 
 
 def _forget_others(wanted: EngineList) -> None:

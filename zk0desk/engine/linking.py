@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from zk0desk.control import NodeControl
+from zk0desk.engine.errors import EngineDamaged, EngineListError
 from zk0desk.engine.lists import EngineList, Wheel
 from zk0desk.engine.store import Installed, kept_files
 from zk0desk.engine.unpack import Kept, Places, no_room
@@ -20,12 +23,13 @@ def reusable(wanted: EngineList, engines: Iterable[Installed]) -> dict[str, tupl
     """
     found: dict[str, tuple[Installed, list[Kept]]] = {}
     for engine in engines:
-        there = {wheel.sha256 for wheel in engine.list().wheels}
-        shared = [wheel for wheel in wanted.wheels if wheel.sha256 in there and wheel.file not in found]
-        if not shared:
-            continue
-        kept = kept_files(engine.path)
-        for wheel in shared:
+        try:
+            there, kept = {wheel.sha256 for wheel in engine.list().wheels}, kept_files(engine.path)
+        except (EngineDamaged, EngineListError):
+            continue  # its own notes are damaged
+        for wheel in wanted.wheels:
+            if wheel.sha256 not in there or wheel.file in found:
+                continue
             files = kept.get(wheel.file)
             if files and in_size(engine.site, files):
                 found[wheel.file] = (engine, files)
@@ -59,10 +63,20 @@ def link(
                 target.parent.mkdir(parents=True, exist_ok=True)
                 folders.add(target.parent)
             _link(old / kept.path, target)
+            if kept.path.endswith(".py") and not sys.pycache_prefix:
+                _link_bytecode(old / kept.path, target)
             moved(kept.size)
     except OSError as error:
         raise no_room(error, new) from error
     return files
+
+
+def _link_bytecode(old: Path, new: Path) -> None:
+    """Python takes bytecode by its source's time and size, which a link keeps."""
+    compiled, target = (Path(importlib.util.cache_from_source(str(path))) for path in (old, new))
+    if compiled.is_file():
+        target.parent.mkdir(exist_ok=True)
+        _link(compiled, target)
 
 
 def _link(old: Path, new: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -11,6 +10,7 @@ from zk0desk import __version__
 from zk0desk.amounts import gigabytes
 from zk0desk.engine import lists, missing, store
 from zk0desk.engine.artefact import artefact
+from zk0desk.engine.errors import EngineListError
 from zk0desk.engine.store import Installed
 from zk0desk.folders import engines_folder
 
@@ -94,44 +94,21 @@ def _environment() -> EngineState:
 def _is_newer(engine: Installed) -> bool:
     if engine.origin == "feed" and engine.version == __version__:
         return False
-    offered = lists.shipped()
+    try:
+        offered = lists.shipped()
+    except EngineListError:
+        return False  # who gets an engine is told
     return bool(offered) and engine.id not in {each.id for each in offered.values()}
 
 
 def _begun() -> int:
-    """Bytes of wheels that came and are not unpacked, and of what is unpacked of an engine that is not whole."""
+    """Bytes that have come of an engine that is not whole: wheels that are unpacked, and what there is of others."""
     total = 0
-    for path in (engines_folder() / "wheels", *engines_folder().glob("*.partial")):
-        try:
-            total += store.disk_bytes(path)
-        except OSError:
-            continue
-    return total
-
-
-def sizes() -> dict[str, int]:
-    """Bytes on the disk of each engine that is there, by id, hard-linked files counted once for all under "shared"."""
-    found = {}
-    for engine in store.engines():
-        found[engine.id] = store.disk_bytes(engine.path)
-    everything = _walk(os.fspath(engines_folder()))
-    return found | {"shared": everything - sum(found.values())}
-
-
-def _walk(folder: str) -> int:
-    seen: set[tuple[int, int]] = set()
-    total, stack = 0, [folder]
-    while stack:
-        try:
-            with os.scandir(stack.pop()) as entries:
-                for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        stack.append(entry.path)
-                        continue
-                    facts = os.stat(entry.path, follow_symlinks=False)
-                    if (facts.st_dev, facts.st_ino) not in seen:
-                        seen.add((facts.st_dev, facts.st_ino))
-                        total += facts.st_size
-        except OSError:
-            continue
+    try:
+        for path in engines_folder().glob("*.partial"):
+            unpacked = {note.name.removesuffix(".tsv") for note in (path / "files").glob("*.tsv")}
+            total += sum(wheel.size for wheel in lists.read(path / "list.json").wheels if wheel.file in unpacked)
+        total += sum(path.stat().st_size for path in (engines_folder() / "wheels").glob("*.whl"))
+    except (OSError, EngineListError):
+        return total
     return total
