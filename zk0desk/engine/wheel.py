@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from zk0desk.engine.errors import WheelError
 from zk0desk.engine.lists import Wheel
@@ -58,14 +58,22 @@ class OpenWheel:
     record: bytes
     record_path: str
 
+    @property
+    def unpacked(self) -> int:
+        """Bytes of all its files on the disk."""
+        return len(self.record) + sum(entry.size for entry in self.entries)
+
 
 @contextmanager
-def opened(path: Path, name: str = "") -> Iterator[OpenWheel]:
-    """Open the wheel at `path` and check all that can be known without unpacking it. Raises `WheelError`; `name` is how to call it."""
-    name = name or path.name
+def opened(wheel: Path | BinaryIO, name: str = "") -> Iterator[OpenWheel]:
+    """Open a wheel, a file or what reads like one, and check all that can be known without unpacking it.
+
+    Raises `WheelError`; `name` is how to call it.
+    """
+    name = name or getattr(wheel, "name", "")
     try:
-        with zipfile.ZipFile(path) as archive:
-            yield _checked(archive, path.stat().st_size, name)
+        with zipfile.ZipFile(wheel) as archive:
+            yield _checked(archive, archive.start_dir, name)
     except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError) as error:
         raise wrong(name, f"it is no whole zip file ({error})") from error
 
@@ -73,13 +81,17 @@ def opened(path: Path, name: str = "") -> Iterator[OpenWheel]:
 def describe(path: Path) -> dict[str, Any]:
     """The entry of a list for the wheel at `path`, without its address: name, version, file, size, sha256, unpacked, record."""
     name, version = path.name.split("-")[:2]
-    with opened(path) as wheel:
-        unpacked = len(wheel.record) + sum(entry.size for entry in wheel.entries)
-        record = hashlib.sha256(wheel.record).hexdigest()
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    size = path.stat().st_size
-    return {"name": name, "version": version, "file": path.name, "size": size, "sha256": digest, "unpacked": unpacked, "record": record}
+    return {"name": name, "version": version, "file": path.name, "size": path.stat().st_size, "sha256": digest} | contents(path)
+
+
+def contents(wheel: Path | BinaryIO, name: str = "") -> dict[str, Any]:
+    """What a list says of a wheel's contents: `unpacked`, bytes on the disk, and `record`, SHA-256 of its RECORD. Of the file only the
+    end and the RECORD are read, so that it may lie behind an address that answers to Range.
+    """
+    with opened(wheel, name) as content:
+        return {"unpacked": content.unpacked, "record": hashlib.sha256(content.record).hexdigest()}
 
 
 def files_of(record: bytes, name: str) -> dict[str, tuple[str, int]]:
@@ -179,9 +191,8 @@ def _record_of(infos: list[zipfile.ZipInfo], name: str) -> zipfile.ZipInfo:
 
 def check_size(wheel: Wheel, opened_wheel: OpenWheel) -> None:
     """Raise `WheelError` when the wheel's files are not those whose size the list tells."""
-    size = len(opened_wheel.record) + sum(entry.size for entry in opened_wheel.entries)
-    if wheel.unpacked and size != wheel.unpacked:
-        raise wrong(wheel.file, f"its files take {size:,} bytes and the list says {wheel.unpacked:,}")
+    if wheel.unpacked and opened_wheel.unpacked != wheel.unpacked:
+        raise wrong(wheel.file, f"its files take {opened_wheel.unpacked:,} bytes and the list says {wheel.unpacked:,}")
 
 
 def wrong(name: str, why: str) -> WheelError:
