@@ -5,7 +5,10 @@ The work is the real command in a real process, from a packaged copy of zk0desk,
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -13,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QFileDialog
@@ -20,9 +24,11 @@ from PySide6.QtWidgets import QFileDialog
 from tests.engine.wheel_parts import WheelServer, list_of, noise, write_wheel
 from tests.ui.engine_parts import package, ship
 from tests.ui.page_parts import settle, words
-from zk0desk.engine import activation, artefact, store
+from zk0desk import __version__
+from zk0desk.engine import activation, artefact, store, updates
 from zk0desk.engine.lists import EngineList
 from zk0desk.settings import Federation, Settings
+from zk0desk.ui import engine_look
 from zk0desk.ui.model import AppModel
 from zk0desk.ui.pages.engine_card import EngineCard
 from zk0desk.ui.strip import StatusStrip
@@ -252,15 +258,71 @@ def test_an_update_says_that_it_needs_a_restart_and_the_old_one_is_kept_until_it
     done(card, qtbot)
     looked(card, qtbot)
     assert server.sent["large-1.0-py3-none-any.whl"] == sent, "what is unchanged is not fetched"
-    assert card.restart.isVisible() and "has to be started again" in words(card.banner)
+    assert card.restart.isVisible() and "It is used after a restart" in words(card.banner)
     with qtbot.waitSignal(model.restartAsked):
         press(qtbot, card.restart)
-    assert "Kept besides: cpu of" in words(card)
+    assert "Older engines are kept: cpu of" in words(card)
     press(qtbot, card.back)
     done(card, qtbot)
     looked(card, qtbot)
     current = store.current()
     assert current is not None and current.id == wanted.id
+    press(qtbot, card.prune)
+    done(card, qtbot)
+    looked(card, qtbot)
+    assert [each.id for each in store.engines()] == [wanted.id] and not card.prune.isVisible() and not card.back.isVisible()
+
+
+def test_on_windows_it_is_used_after_a_restart(model: AppModel, wanted: EngineList, qtbot, monkeypatch) -> None:
+    card = shown(model, qtbot)
+    monkeypatch.setattr(engine_look.sys, "platform", "win32")
+    with qtbot.waitSignal(card.changed, timeout=60_000):
+        press(qtbot, card.get)
+    done(card, qtbot)
+    engine = store.current()
+    assert engine is not None and str(engine.site) not in sys.path and card.restart.isVisible()
+    assert "Windows has to load its libraries before the window's" in words(card.banner)
+
+
+def test_the_feed_tells_of_a_newer_zk0desk_and_of_a_mended_engine_and_fetches_neither_by_itself(
+    model: AppModel, packaged: Path, wanted: EngineList, server: WheelServer, qtbot, monkeypatch
+) -> None:
+    card = shown(model, qtbot)
+    assert not card.news.isVisible(), "without a feed nothing is asked"
+    with qtbot.waitSignal(card.changed, timeout=60_000):
+        press(qtbot, card.get)
+    done(card, qtbot)
+    key = Ed25519PrivateKey.generate()
+    raw = key.public_key().public_bytes_raw()
+    newer = write_wheel(server.folder, "small", {"small.py": b"answer = 44\n"}, "1.2")
+    mended = replace(wanted, wheels=(wanted.wheels[0], *list_of([newer], server.url).wheels)).to_text()
+    (server.folder / "mended.json").write_text(mended)
+    about = {"url": f"{server.url}/mended.json", "size": len(mended), "sha256": hashlib.sha256(mended.encode()).hexdigest()}
+    about |= {"for-version": __version__, "system": wanted.system, "arch": wanted.arch, "backend": "cpu"}
+    payload = {"schema": 1, "version": "9.9.9", "notes": "Better.", "artefacts": [], "engines": [about]}
+    (server.folder / "feed.json").write_text(updates.sign(payload, key))
+    feed = packaged / "zk0desk" / "_resources" / "feed.json"
+    feed.write_text(json.dumps({"url": f"{server.url}/feed.json", "key": base64.b64encode(raw).decode()}))
+    monkeypatch.setattr(updates, "resource", lambda name: packaged / "zk0desk" / "_resources" / name)
+    try:
+        looked(card, qtbot)
+        before = server.sent["small-1.2-py3-none-any.whl"]
+        with qtbot.waitSignal(model.updates.seen, timeout=20_000):
+            press(qtbot, card.news)
+        assert "zk0desk 9.9.9 is there. Better." in words(card) and card.get.text() == "Update the engine"
+        assert server.sent["small-1.2-py3-none-any.whl"] == before and model.window_state.values["updates-looked"] > 0
+        model._thread = object()  # type: ignore[assignment]
+        with qtbot.waitSignal(model.updates.failed, timeout=20_000):
+            press(qtbot, card.news)
+        assert "Updates are not looked for now." in words(card.banner)
+        model._thread = None
+        with qtbot.waitSignal(card.changed, timeout=60_000):
+            press(qtbot, card.get)
+        done(card, qtbot)
+        engine = store.current()
+        assert engine is not None and engine.id != wanted.id and (engine.site / "small.py").read_text() == "answer = 44\n"
+    finally:
+        feed.unlink()
 
 
 def test_it_is_saved_to_a_folder_and_used_from_there_without_a_network(

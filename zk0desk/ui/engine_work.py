@@ -5,7 +5,9 @@ The process ends with everything of it when it is stopped, and the window stays 
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,6 +27,8 @@ AT_ONCE = ("back", "prune")
 """What is done in a moment, and cannot be paused or stopped."""
 RESULTS = {"engine", "verified", "exported", "pruned", "self-test", "update"}
 """What the process tells at its end; one of them is there when it did what it was asked to."""
+NICENESS = 10
+"""Unpacking would else take half of each core from the window's own threads."""
 BEGUN = "engine"
 """The name in the window's state under which that is kept."""
 
@@ -94,6 +98,7 @@ class EngineWork(QObject):
         self._rest, self._cancelled = b"", False
         self._process = process = QProcess(self)
         process.readyReadStandardOutput.connect(self._read)
+        process.started.connect(self._step_back)
         process.finished.connect(self._finished)
         process.errorOccurred.connect(self._broken)
         self._remember()
@@ -147,6 +152,12 @@ class EngineWork(QObject):
     def _say(self, word: str) -> None:
         if self._process is not None:
             self._process.write(f"{word}\n".encode())
+
+    def _step_back(self) -> None:
+        """The window comes first where both want a processor; threads that the process begins from now on have its priority."""
+        if self._process is not None and hasattr(os, "setpriority"):
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, self._process.processId(), NICENESS)
 
     # --- what the process tells
 

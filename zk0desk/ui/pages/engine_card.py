@@ -24,7 +24,7 @@ from zk0desk.ui.widgets import Badge, Banner, Caption, Card, LinkButton, Primary
 if TYPE_CHECKING:
     from zk0desk.engine.store import Installed
 
-RESTART = "zk0desk has to be started again for it: {why}."
+RESTART = "It is used after a restart: {why}."
 AFTER_WORK_MS = 2000
 
 
@@ -199,7 +199,7 @@ class EngineCard(Card):
     def _besides(self, look: EngineLook) -> str:
         said = []
         if look.state.older:
-            said.append(f"Kept besides: {', '.join(_named(each) for each in look.state.older)}.")
+            said.append(f"Older engines are kept: {', '.join(_named(each) for each in look.state.older)}.")
         update = self._model.updates.found
         if update is not None and update.newer:
             where = f" It is at {update.artefact.url}" if update.artefact is not None else ""
@@ -278,7 +278,11 @@ class EngineCard(Card):
         if work.found.get("used") is False:
             why = f"{why} It is not used: the engine before stays.".strip()
         if not self._at_once:
-            reason = "Windows loads its libraries before the window" if sys.platform == "win32" else "it has loaded the engine before"
+            reason = (
+                "Windows has to load its libraries before the window's"
+                if sys.platform == "win32"
+                else "this window has loaded an older one"
+            )
             why = f"{why} {RESTART.format(why=reason)}".strip()
         self._tell("warning" if failed or damaged else "ok", what, why)
         used = self.look.backend if self.look is not None else ""
