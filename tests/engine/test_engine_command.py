@@ -126,6 +126,21 @@ def test_a_missing_library_names_the_way_that_fits_the_installation(capsys, pack
     assert "zk0desk engine get" in capsys.readouterr().err
 
 
+def test_updates_are_asked_for_on_the_command_line_and_not_while_a_node_runs(capsys, packaged, wanted, server, monkeypatch):
+    from zk0desk import folders
+    from zk0desk.engine import updates
+    from zk0desk.journal import Journal
+
+    packaged(wanted)
+    monkeypatch.setattr(updates, "feed", lambda: updates.Feed(f"{server.url}/feed.json", bytes(32)))
+    folders.private_folder(folders.journal_file().parent)
+    with Journal(folders.journal_file()):
+        status, (told,), _ = call(capsys, "update")
+    assert (status, told["error"]["code"]) == (1, "engine-busy") and not server.requests
+    status, (told,), _ = call(capsys, "update")
+    assert (status, told["error"]["code"]) == (5, "engine-refused") and server.requests == []
+
+
 STEERED = """
 import sys
 from pathlib import Path

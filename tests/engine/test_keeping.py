@@ -74,6 +74,7 @@ def test_mending_does_not_write_into_the_file_of_another_engine(wheels, server, 
     library.unlink()
     mend(new)
     assert not library.samefile(old.site / "large/library.so") and verify(old, thorough=True).ok
+    assert (new.site / "large/__init__.py").samefile(old.site / "large/__init__.py"), "what was whole is left alone"
 
 
 def test_an_engine_that_is_not_whole_any_more_is_made_whole_from_what_is_left(wanted, wheels, server, get):

@@ -260,7 +260,8 @@ def update(
     """Ask once whether there is a later zk0desk, or a mended engine for this one. Only asked when you say so; it changes nothing.
 
     With --get a mended engine is fetched (what changed of it), tested and used; the old one stays for going back. A later zk0desk is named
-    with its address and never installed by itself. Exit status: 0 asked, 1 this zk0desk names no place to ask, others as with get.
+    with its address and never installed by itself. Exit status: 0 asked, 1 this zk0desk names no place to ask, or a node or window of it
+    runs, others as with get.
 
     \b
     Example: zk0desk engine update --get
@@ -275,7 +276,9 @@ def update(
         raise EngineError("This zk0desk looks for no updates.", why, "Install a later one over it when there is one.")
     engine = store.current()
     with _working(steered, as_json) as (control, _):
-        found = updates.look(source, engine.backend if engine else None, busy=False, control=control)
+        # Whoever steers this knows whether a node is joined.
+        busy = not steered and _runs()
+        found = updates.look(source, engine.backend if engine else None, busy=busy, control=control)
     if as_json:
         print(json.dumps({"update": found.to_json()}), flush=True)
     else:
@@ -289,6 +292,17 @@ def update(
             _say("There is a mended engine.", "To get it: zk0desk engine update --get")
         return int(ExitStatus.OK)
     return _make(mended, None, True, steered, as_json, origin="feed")
+
+
+def _runs() -> bool:
+    """Whether a window or a node of this person runs."""
+    from zk0desk.desktop.remove_data import StillRunning, refuse_while_running
+
+    try:
+        refuse_while_running()
+    except StillRunning:
+        return True
+    return False
 
 
 def _make(wanted: EngineList, source: Path | None, yes: bool, steered: bool, as_json: bool, origin: str = "artefact") -> int:
