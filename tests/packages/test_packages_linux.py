@@ -95,8 +95,14 @@ class Desktop:
         return self.picture(name)
 
     def picture(self, name):
-        time.sleep(4)  # pages fill themselves in after the first paint
-        file = self.screen.picture(self._folder / f"{name}.png")
+        """The screen, once it has shown the same for four seconds: pages fill themselves in after the first paint."""
+        file, before = self._folder / f"{name}.png", self._folder / f"{name}-before.png"
+        same, until = 0, time.monotonic() + 60
+        self.screen.picture(before)
+        while same < 4 and time.monotonic() < until:
+            time.sleep(1)
+            same = same + 1 if difference(before, self.screen.picture(file)) == 0 else 0
+            shutil.copyfile(file, before)
         if kept := os.environ.get("ZK0DESK_PICTURES"):
             shutil.copyfile(file, Path(kept) / f"{name}.png")
         many, bright = colours(file)
