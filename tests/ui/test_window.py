@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import PySide6
 import pytest
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QAbstractButton, QMessageBox, QWidget
@@ -70,6 +72,17 @@ def test_before_the_first_paint_only_theme_and_geometry_are_read(tmp_path: Path,
     monkeypatch.setenv("ZK0DESK_HOME", str(tmp_path))
     done = subprocess.run([sys.executable, "-c", FIRST_PAINT], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.splitlines()[0] == "[]"
+
+
+def test_the_window_opens_wherever_qt_lies(tmp_path: Path) -> None:
+    place = tmp_path / 'Röbot, "Ärm"; 机器人 100% a\\b'
+    place.mkdir()
+    for name in ("PySide6", "shiboken6"):
+        (place / name).symlink_to(Path(PySide6.__file__).parent.with_name(name))
+    program = "from zk0desk.ui.main import application; application(['zk0desk']); print('opened')"
+    environment = {**os.environ, "PYTHONPATH": str(place)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "opened\n", done.stderr
 
 
 def test_pages_are_built_when_they_are_shown(window: MainWindow) -> None:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import PySide6
 from PySide6.QtCore import QEvent, Qt, QTimer, Signal
 from PySide6.QtGui import QFileOpenEvent, QGuiApplication
 from PySide6.QtWidgets import QApplication
@@ -52,6 +53,9 @@ def application(argv: Sequence[str]) -> QApplication:
     if isinstance(existing, QApplication):
         return existing
     QGuiApplication.setHighDpiScaleFactorRoundingPolicy(Qt.HighDpiScaleFactorRoundingPolicy.PassThrough)
+    # Qt is told by its binding where its plugins are, in a file's form in which a comma or a quotation mark ends a path.
+    package = Path(PySide6.__file__).parent
+    QGuiApplication.addLibraryPath(str(package / ("plugins" if sys.platform == "win32" else "Qt/plugins")))
     app = Application(list(argv) or ["zk0desk"])
     app.setApplicationName("zk0desk")
     app.setApplicationDisplayName("zk0desk")
