@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -92,6 +93,18 @@ def test_the_life_of_an_engine(capsys, packaged, wanted, wheels, server, shelf, 
     assert call(capsys, "status")[1][0]["state"]["kind"] == "damaged"
     status, lines, _ = call(capsys, "import", str(tmp_path / "stick"))
     assert status == 0 and store.current() is not None and call(capsys, "verify")[0] == 0
+
+
+def test_an_update_keeps_the_back_end_that_a_person_chose(capsys, packaged, wheels, server, shelf):
+    cpu, cuda = list_of(wheels[:1], server.url), replace(list_of(wheels[:2], server.url), backend="cu126")
+    packaged(cpu)
+    packaged(cuda)
+    assert call(capsys, "get", "--backend", "cu126")[0] == 0
+    packaged(replace(list_of(wheels, server.url), backend="cu126"))
+    assert call(capsys, "status")[1][0]["plan"]["backend"] == "cu126"
+    assert call(capsys, "get")[0] == 0
+    engine = store.current()
+    assert engine is not None and (engine.backend, engine.wheels) == ("cu126", 3)
 
 
 def test_words_for_a_person(capsys, packaged, wanted):

@@ -29,7 +29,9 @@ app = typer.Typer(
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON; while it works, a line for each step.")]
 Steered = Annotated[bool, typer.Option("--steered", help="Take `pause`, `resume` and `stop` as lines; their end stops.")]
-Backend = Annotated[str | None, typer.Option(help="cu130, cu128, cu126, cpu or mps. Default: what fits this computer.", show_default=False)]
+Backend = Annotated[
+    str | None, typer.Option(help="cu130, cu128, cu126, cpu or mps. Default: that of the engine in use, or what fits.", show_default=False)
+]
 Thorough = Annotated[bool, typer.Option("--thorough", help="Read every file and compare its hash, not its size alone.")]
 From = Annotated[Path | None, typer.Option("--from", help="A folder with the wheels; then nothing is fetched.", show_default=False)]
 
@@ -48,7 +50,10 @@ def status(as_json: AsJson = False) -> int:
 
     found = state.look()
     chosen = None if found.kind == "environment" else choice.here()
-    takes = install.plan(lists.shipped()[chosen.backend]) if chosen and chosen.backend and found.kind != "ready" else None
+    takes = None
+    if chosen and chosen.backend and (found.kind != "ready" or found.newer):
+        offered, used = lists.shipped(), found.engine.backend if found.engine else ""
+        takes = install.plan(offered.get(used) or offered[chosen.backend])
     if as_json:
         told = {"state": found.to_json(), "choice": chosen and chosen.to_json(), "plan": takes and takes.to_json()}
         print(json.dumps(told, indent=2))
@@ -355,10 +360,12 @@ def _takes(takes: Any) -> str:
 
 
 def _wanted(backend: str | None) -> EngineList:
-    from zk0desk.engine import choice, lists
+    from zk0desk.engine import choice, lists, store
     from zk0desk.engine.errors import EngineUnsupported
 
-    offered = lists.shipped()
+    offered, used = lists.shipped(), store.current()
+    if backend is None and used and used.backend in offered:
+        return offered[used.backend]  # an update never changes what a person chose
     if backend is None:
         chosen = choice.here()
         if chosen.backend is None:

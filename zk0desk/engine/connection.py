@@ -85,6 +85,8 @@ class Connections:
             raise Interrupted(f"nothing came for {self._stall:.0f} s") from error
         except (OSError, http.client.HTTPException) as error:
             words = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            if (tunnel := re.match(r"Tunnel connection failed: (\d+)", words)) and int(tunnel[1]) not in _AGAIN:
+                raise _no_way_through(int(tunnel[1])) from error
             raise Interrupted(f"{urlsplit(url).hostname}: {words}") from error
 
     @contextmanager
@@ -196,12 +198,17 @@ def _refuse(response: http.client.HTTPResponse, url: str) -> None:
     if status == 416:
         raise _other(url, "it ends before what is there already")
     if status == 407:
-        raise EngineRefused(
-            "The proxy asks for a login.", "It answers 407.", "Set HTTPS_PROXY=http://NAME:PASSWORD@HOST:PORT and try again."
-        )
+        raise _no_way_through(status)
     raise EngineRefused(
         "The server does not hand a part of the engine out.", f"{_plain(url)} answers {status} {response.reason}.", _OTHER_WAY
     )
+
+
+def _no_way_through(status: int) -> EngineRefused:
+    if status == 407:
+        remedy = "Set HTTPS_PROXY=http://NAME:PASSWORD@HOST:PORT and try again."
+        return EngineRefused("The proxy asks for a login.", "It answers 407.", remedy)
+    return EngineRefused("The proxy does not let the connection through.", f"It answers {status}.", _OTHER_WAY)
 
 
 def _retry_after(response: http.client.HTTPResponse) -> float:
