@@ -12,7 +12,7 @@ from zk0desk.control import NodeControl
 from zk0desk.settings import ChosenRecording
 from zk0desk.training import memory_reserve
 from zk0desk.training.hardware import PARAMETERS, TRAINABLE, memory_needed, verdict
-from zk0desk.training.memory_reserve import frames_at_once
+from zk0desk.training.memory_reserve import fits_on, frames_at_once
 from zk0desk.training.policy_size import LIBRARIES
 from zk0desk.training.rounds import RoundFailedError
 
@@ -102,6 +102,37 @@ def test_the_verdict_follows_the_chosen_frames_at_once() -> None:
     assert verdict(gpu, micro_batch=4).micro_batch == 4 and verdict(gpu, micro_batch=4).memory_left > verdict(gpu).memory_left
     assert verdict(cpu, micro_batch=8).micro_batch == 8
     assert verdict(gpu, micro_batch=4, batch=2).micro_batch == 2
+
+
+def test_auto_takes_no_gpu_whose_memory_is_too_small_as_the_verdict_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from zk0desk.training.devices import choose_device
+
+    free, told = [11 * GB], []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[0], 12 * GB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
+
+    def chosen(wanted: str = "auto", leave: float = 0.0) -> str:
+        return choose_device(wanted, lambda gpu: fits_on(gpu, SMOLVLA, leave, bf16=True, emit=told.append)).type
+
+    assert chosen() == "cuda" and not told
+    assert chosen(leave=9.0) == "cpu" and told[-1].code == "gpu-memory"
+    free[0] = int(2.1 * GB)
+    assert chosen() == "cpu" and "2.1 GB" in told[-1].what
+    assert verdict(replace(PLAIN, gpus=(replace(RTX, memory_free=free[0]),))).device == "cpu"
+    assert chosen("cuda") == "cuda", "who asks for it gets it"
+
+
+def test_a_device_that_is_asked_for_and_not_there_is_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    for computer, why in ((PLAIN, "No such GPU"), (replace(PLAIN, gpus=(replace(RTX, driver="470.82"),)), "older than CUDA 13")):
+        answer = verdict(computer, device="cuda")
+        assert (answer.answer, answer.findings[0].code) == ("no", "device-missing"), "the trainer refuses, too"
+        assert why in answer.findings[0].why and "device = auto" in answer.findings[0].remedy
+    assert "Install 580" in answer.findings[0].remedy
+    assert verdict(replace(PLAIN, gpus=(RTX,)), device="cuda").answer == "ok"
 
 
 def test_on_cuda_torch_is_given_the_rest_and_too_little_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,24 +17,34 @@ if TYPE_CHECKING:
     import torch
 
 
-def choose_device(wanted: str) -> torch.device:
-    """The device to train on; `auto` takes CUDA, then MPS, then the CPU. RoundFailedError when the wanted one is not there."""
+def choose_device(wanted: str, fits: Callable[[torch.device], bool] = lambda _device: True) -> torch.device:
+    """The device to train on; `auto` takes CUDA, then MPS, then the CPU. RoundFailedError when the wanted one is not there.
+
+    `fits` is asked whether a GPU's memory suffices before `auto` takes it.
+    """
     import torch
 
     # So that CUDA numbers GPUs as their driver does; it reads this when it is first used.
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if wanted == "auto":
-        wanted = next(name for name, usable in there.items() if usable)
+        found = (_device(name) for name, usable in there.items() if usable)
+        return next(device for device in found if device.type == "cpu" or fits(device))
     if not there.get(wanted, False):
         raise RoundFailedError(
             f"The device {wanted} cannot be used.",
             "PyTorch does not see it on this computer.",
             "Set the device to auto, or install its driver.",
         )
-    if wanted == "cuda" and (count := torch.cuda.device_count()) > 1:
+    return _device(wanted)
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    if name == "cuda" and (count := torch.cuda.device_count()) > 1:
         return torch.device("cuda", _number_of_best(count))
-    return torch.device(wanted)
+    return torch.device(name)
 
 
 def _number_of_best(count: int) -> int:

@@ -48,6 +48,8 @@ def verdict(
         best, problems = best_place(computer, size, device)
         place = best or place
         findings += problems
+        if best is None and device != "auto":
+            findings.append(_no_such_device(device, problems))
     findings += [*_cpu(computer), *_memory(computer, size, place), *_disk(computer, size)]
     if place.gpu is None and parameters >= LARGE_POLICY and not _blocked(findings):
         findings.append(_no_gpu())
@@ -196,6 +198,15 @@ def _comfort(computer: Computer) -> Iterator[Finding]:
     if computer.display is False:
         why = "The window cannot open; all else works."
         yield Finding("no-display", Severity.NOTE, "There is no screen.", why, "Use `zk0desk node`, which needs none.")
+
+
+def _no_such_device(device: str, problems: list[Finding]) -> Finding:
+    """The trainer takes no other device than the one that it is set to."""
+    what = f"Training is set to {device}, which cannot be used here."
+    why = problems[0].what if problems else "No such GPU was found."
+    best = "et the best device be taken: Device on This computer, or device = auto in the settings."
+    remedy = f"{problems[0].remedy} Or l{best}" if problems else f"L{best}"
+    return Finding("device-missing", Severity.BLOCKS, what, why, remedy)
 
 
 def _no_gpu() -> Finding:

@@ -59,12 +59,16 @@ def measure(
 
     load_engine()
     from zk0desk.training.devices import choose_device, wants_bf16
+    from zk0desk.training.memory_reserve import fits_on
     from zk0desk.training.policy import TrainablePolicy
     from zk0desk.training.trainer import LocalTrainer
 
     policy = TrainablePolicy.load(Path(policy_folder))
     control.check()
-    device = choose_device(training.device)
+    device = choose_device(
+        training.device,
+        lambda gpu: fits_on(gpu, policy.files, training.memory_free, bf16=wants_bf16(training.precision, gpu), emit=lambda _event: None),
+    )
     policy.policy.to(device).train()
     frames = policy.frames_of(recordings)
     chosen, in_memory = _chosen(policy, frames, cache, plan, wants_bf16(training.precision, device), control)

@@ -49,12 +49,36 @@ def frames_at_once(files: PolicyFiles, device: torch.device, wanted: int, leave_
     return 0 if fits == MOST else fits
 
 
+def fits_on(device: torch.device, files: PolicyFiles, leave_gb: float, *, bf16: bool, emit: Sink) -> bool:
+    """Whether a single frame can be trained on the GPU `device` while `leave_gb` GB of its memory stay free; else a notice says so.
+
+    The verdict on this computer says by the same rule that the processor is used instead.
+    """
+    leave, precision = int(leave_gb * 1e9), "bf16" if bf16 else "fp32"
+    budget = _cuda_memory(device)[0] - leave if device.type == "cuda" else _shared_budget(leave)
+    needed = PolicySize(files.parameters, files.trainable_parameters, MOST, precision).needed(1, precision)  # type: ignore[arg-type]
+    if needed <= budget:
+        return True
+    what = f"{gigabytes(max(0, budget))} of the GPU's memory is left for training; {gigabytes(needed)} is needed."
+    remedy = "Close what uses the GPU, or leave less of its memory free, and begin again."
+    emit(Notice(severity="warning", code="gpu-memory", what=what, why="The processor is used instead, which takes long.", remedy=remedy))
+    return False
+
+
+def _cuda_memory(device: torch.device) -> tuple[int, int]:
+    """Bytes of the GPU that are free or torch's already, and all."""
+    import torch
+
+    free, total = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device), total
+
+
 def _cuda_budget(device: torch.device, leave: int) -> int:
     """Bytes that training may take of the GPU; torch refuses more by itself from here on."""
     import torch
 
-    free, total = torch.cuda.mem_get_info(device)
-    budget = free + torch.cuda.memory_reserved(device) - leave
+    free, total = _cuda_memory(device)
+    budget = free - leave
     # What is set by an earlier training of this process is taken back, too.
     torch.cuda.set_per_process_memory_fraction(min(1.0, max(0.0, budget / total)) if leave else 1.0, device)
     return budget

@@ -26,7 +26,7 @@ from zk0desk.training.fedprox import add_proximal_gradient
 from zk0desk.training.forward import Forward, WholeForward
 from zk0desk.training.forward_choice import ForwardChoice
 from zk0desk.training.frames import ahead
-from zk0desk.training.memory_reserve import frames_at_once
+from zk0desk.training.memory_reserve import fits_on, frames_at_once
 from zk0desk.training.noise import draw_noise
 from zk0desk.training.optimiser import LocalOptimiser, clip
 from zk0desk.training.policy_size import LARGE_AT_ONCE, LARGE_POLICY, PREPARED_AT_ONCE
@@ -77,7 +77,9 @@ class LocalTrainer:
         self._pause_frees_memory = pause_frees_memory
         self._emit = emit
         self._control = control
-        self._device = choose_device(device)
+        self._device = choose_device(
+            device, lambda gpu: fits_on(gpu, policy.files, memory_free, bf16=wants_bf16(precision, gpu), emit=emit)
+        )
         self._autocast = wants_bf16(precision, self._device)
         policy.policy.to(self._device)
         self._frames = policy.frames_of(recordings)
