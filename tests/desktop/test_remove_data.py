@@ -136,6 +136,23 @@ def test_it_refuses_while_a_node_or_a_window_runs(home: Path, who: str, capsys: 
     assert cli.main(["--remove-data", "--yes"]) == ExitStatus.OK
 
 
+def test_a_computer_without_keyring_holds_no_secrets_and_a_locked_one_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from keyring.backends.fail import Keyring as NoKeyring
+    from keyring.errors import KeyringLocked
+
+    from zk0desk.federation.keyring_record import record_file
+
+    def locked(*_given: str) -> None:
+        raise KeyringLocked("locked")
+
+    monkeypatch.setattr(MemoryKeyring, "get_password", locked)
+    assert "KeyringLocked" in " ".join(remove_data.remove(settings_file.load()).left)
+    assert not record_file().exists()
+    folders.runs_folder().mkdir(parents=True)
+    monkeypatch.setattr(keyring.core, "_keyring_backend", NoKeyring())
+    assert remove_data.remove(Settings()).left == ()
+
+
 # --- the command
 
 

@@ -46,8 +46,13 @@ def test_with_a_tray_the_window_waits_there_and_closing_puts_it_back(window: Mai
     assert background.icon is not None and not window.isVisible()
     background.icon.activated.emit(QSystemTrayIcon.ActivationReason.Trigger)
     assert window.isVisible()
+    told: list[str] = []
+    background.icon.showMessage = lambda title, *_more: told.append(title)  # type: ignore[method-assign]
     window.close()
-    assert not window.isVisible() and not window.ended
+    assert not window.isVisible() and not window.ended and told == ["zk0desk goes on here"]
+    window.raise_up()
+    window.close()
+    assert len(told) == 1, "once is enough"
     assert background.menu is not None
     with qtbot.waitSignal(window.closed):
         background.menu.actions()[1].trigger()

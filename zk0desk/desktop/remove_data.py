@@ -265,15 +265,16 @@ def remove(settings: Settings, start: Autostart | None = None, *, told: Callable
 def _forget_secrets(settings: Settings, left: list[str]) -> None:
     from zk0desk.federation.credentials import forget_key
     from zk0desk.federation.hub_token import forget_token
+    from zk0desk.federation.keyring_record import elsewhere, keyring_names
 
     in_keyring = settings.federation.model_copy(update={"key_storage": "keyring"})
     for forget in (lambda: forget_key(in_keyring), forget_token):
         try:
             forget()
         except OperatorError as error:
-            if settings.federation.key_storage == "keyring":
+            if keyring_names() or elsewhere() is not None:
                 left.append(f"{error.what} {error.why}".strip())
-            return  # both are in the one keyring; where the key is in a file, there may be no keyring at all
+            return  # both are in the one keyring; where there is none at all, it holds nothing of ours
 
 
 def _clear_frames(settings: Settings, left: list[str]) -> None:

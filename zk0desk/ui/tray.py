@@ -14,6 +14,8 @@ from zk0desk.ui.window import MainWindow
 LOOK_MS = 1000
 LOOKS = 20
 """How often a tray is looked for: at login the desktop's own may come later than we do."""
+TOLD = "tray-told"
+"""The name in the window's state under which is kept that a person was told where the window went."""
 
 
 class Background(QObject):
@@ -56,6 +58,7 @@ class Background(QObject):
         self.icon.activated.connect(self._clicked)
         self._window.stays_in_tray = True
         self._window.closed.connect(self.end)
+        self._window.putAway.connect(self._tell_once)
         self._say()
         self.icon.show()
 
@@ -66,6 +69,12 @@ class Background(QObject):
     def _say(self) -> None:
         if self.icon is not None:
             self.icon.setToolTip(f"zk0desk: {self._model.state_event.what}")
+
+    def _tell_once(self) -> None:
+        """Where the window went, the first time that closing puts it away."""
+        if self.icon is not None and not self._model.window_state.values.get(TOLD):
+            self._model.window_state.keep(**{TOLD: True})
+            self.icon.showMessage("zk0desk goes on here", "A click on this sign opens it; its menu ends it.", self.icon.icon())
 
     def end(self) -> None:
         """Take the sign away."""

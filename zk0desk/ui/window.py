@@ -25,12 +25,14 @@ log = logging.getLogger(__name__)
 class MainWindow(QMainWindow):
     """The window over `model`. Pages are built when they are shown first, never before the first paint.
 
-    `firstPaint` fires once, `leaving` when closing is decided, `closed` when the window is gone and the node has ended.
+    `firstPaint` fires once, `putAway` when closing put it into the tray, `leaving` when closing is decided, `closed` when the window is
+    gone and the node has ended.
     Closing while the node runs asks once, with what is lost.
     """
 
     firstPaint = Signal()
     leaving = Signal()
+    putAway = Signal()
     closed = Signal()
 
     def __init__(self, model: AppModel) -> None:
@@ -191,6 +193,7 @@ class MainWindow(QMainWindow):
         if self.stays_in_tray and not self._quitting:
             event.ignore()
             self.hide()
+            self.putAway.emit()
             return
         if self.model.running and not self._closing:
             if not self.ask_to_close():
