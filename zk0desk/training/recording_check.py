@@ -93,7 +93,7 @@ def quick_findings(path: Path, needs: PolicyNeeds) -> tuple[Recording | None, li
         return recording, [_version(info)]
     files = parquet_files(path / "data")
     if not files:
-        _part(findings, lambda: list((path / "data").iterdir()) if (path / "data").exists() else [], [])
+        _part(findings, lambda: _enter(path / "data"), None)
     findings += description_findings(info)
     findings += _features(info, needs)
     findings += camera_findings(recording, needs)
@@ -110,6 +110,12 @@ def quick_findings(path: Path, needs: PolicyNeeds) -> tuple[Recording | None, li
     except OSError as error:
         return recording, [_unreadable(error)]
     return recording, findings
+
+
+def _enter(folder: Path) -> None:
+    """`OSError` where there is a folder that may not be looked into: its files only seem to be missing."""
+    if folder.exists():
+        next(folder.iterdir(), None)
 
 
 def require_there(folder: Path) -> None:
