@@ -36,7 +36,7 @@ class EpisodeTable(QTableWidget):
 
     def __init__(self) -> None:
         super().__init__(0, 4)
-        self.setHorizontalHeaderLabels(["No.", "Seconds", "Train", "Found, or why out"])
+        self.setHorizontalHeaderLabels(["No.", "Seconds", "Train", "Remarks"])
         self.setAccessibleName("Episodes")
         self.setFixedWidth(318)
         self.verticalHeader().hide()
