@@ -165,9 +165,10 @@ def test_it_pauses_survives_closing_and_goes_on_at_the_next_start_without_a_byte
     server.open_gate()
 
     after = new_model(tmp_path)
-    with qtbot.waitSignal(after.engine.ended, timeout=60_000):
-        after.engine.go_on()
-    assert after.engine.error is None and store.current() is not None
+    with qtbot.waitSignals([after.engine.ended, after.engineTaken], timeout=60_000):
+        after.engine.go_on()  # before any page is shown
+    engine = store.current()
+    assert after.engine.error is None and engine is not None and str(engine.site) in sys.path
     assert server.sent.total() == sum(path.stat().st_size for path in server.folder.iterdir())
     after.close()
 
@@ -183,6 +184,7 @@ def test_a_fetch_that_was_paused_or_cancelled_waits_for_the_person(model: AppMod
     assert not again.engine.busy, "paused by hand"
     again.close()
     press(qtbot, card.progress.cancel)
+    assert model.window_state.values["engine"] is None, "whoever cancels and closes at once did cancel"
     server.open_gate()
     done(card, qtbot)
     looked(card, qtbot)

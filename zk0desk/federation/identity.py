@@ -123,7 +123,3 @@ def _read(path: Path, passphrase: str) -> NodeKey:
         raise BackupRefused(f"{path} is no backup of a node's identity.", "It holds a key of another kind.", "Choose the backup's file.")
     return NodeKey(key)
 
-
-def suggested_name(fingerprint: str) -> str:
-    """A name for a backup's file."""
-    return f"zk0desk-identity-{fingerprint.replace(' ', '')[:8]}.pem"

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import secrets
 import threading
-from dataclasses import dataclass
 
-from zk0desk.errors import OperatorError
 from zk0desk.federation.keyring_record import SERVICE, KeyringUnavailable, account, elsewhere, keyring_names, remember
 
 ANSWER_S = 20.0
@@ -22,20 +20,14 @@ class KeyringSilent(KeyringUnavailable):
     code = "keyring-silent"
 
 
-@dataclass(frozen=True)
-class KeyringState:
-    """What was seen: the keyring's name ("" for none), and what is in the way (None: it keeps what it is given)."""
+def check_keyring(within_s: float = ANSWER_S) -> KeyringUnavailable | None:
+    """What is in the keyring's way, or None: it keeps what it is given. Call it in the background.
 
-    name: str
-    trouble: OperatorError | None = None
-
-
-def check_keyring(within_s: float = ANSWER_S) -> KeyringState:
-    """Keep, read and remove a probe in a thread of its own, for at most `within_s` seconds. Call it in the background.
+    A probe is kept, read and removed in a thread of its own, for at most `within_s` seconds.
 
     A keyring that never answers leaves its thread behind, which ends with the process.
     """
-    found: list[KeyringState] = []
+    found: list[KeyringUnavailable | None] = []
 
     def ask() -> None:
         found.append(_tried())
@@ -45,17 +37,14 @@ def check_keyring(within_s: float = ANSWER_S) -> KeyringState:
     thread.join(within_s)
     if found:
         return found[0]
-    return KeyringState(
-        "",
-        KeyringSilent(
-            "This computer's keyring does not answer.",
-            f"It was waited for {within_s:.0f} seconds; it may wait for a password in a window of its own.",
-            'Unlock it and check again, or choose "file" as Key storage in Settings: a file that only you can read.',
-        ),
+    return KeyringSilent(
+        "This computer's keyring does not answer.",
+        f"It was waited for {within_s:.0f} seconds; it may wait for a password in a window of its own.",
+        'Unlock it and check again, or choose "file" as Key storage in Settings: a file that only you can read.',
     )
 
 
-def _tried() -> KeyringState:
+def _tried() -> KeyringUnavailable | None:
     import keyring
     from keyring.errors import KeyringError
 
@@ -68,13 +57,13 @@ def _tried() -> KeyringState:
         there = keyring.get_password(SERVICE, account()) is not None
     except (KeyringError, RuntimeError, OSError) as error:
         why = f"{name} answers with {type(error).__name__}: it may be locked." if name else "No keyring is installed."
-        return KeyringState(name, elsewhere() or _cannot(why))
+        return elsewhere() or _cannot(why)
     if not kept:
-        return KeyringState(name, _cannot(f"{name} forgot at once what it was given."))
+        return _cannot(f"{name} forgot at once what it was given.")
     if there:
         remember()
-        return KeyringState(name)
-    return KeyringState(name, elsewhere())
+        return None
+    return elsewhere()
 
 
 def _cannot(why: str) -> KeyringUnavailable:

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from zk0desk.engine.choice import Choice
     from zk0desk.engine.install import Plan
     from zk0desk.engine.state import EngineState
-    from zk0desk.engine.store import Installed
 
 PARTS = {"torch": "torch", "lerobot": "LeRobot", "flwr": "flwr"}
 
@@ -69,13 +68,14 @@ def _versions() -> str:
     return ", ".join(found)
 
 
-def take_into_use(engine: Installed | None) -> bool:
-    """Let this process use `engine`, which was just made; False where zk0desk has to be started again for it.
+def take_into_use() -> bool:
+    """Let this process use the engine that is current, which was just made; False where zk0desk has to be started again for it.
 
     On Windows a library of torch has to be loaded before Qt. A process that has another engine on its path, or has loaded torch, keeps it.
     """
     from zk0desk.engine import activation, store
 
+    engine = store.current()
     if engine is None:
         return True
     others = [each for each in store.engines() if each.id != engine.id and str(each.site) in sys.path]

@@ -35,13 +35,12 @@ BEGUN = "engine"
 
 @dataclass(frozen=True)
 class Step:
-    """How far the work is: bytes or files `done` of `total` (0: not known), a sentence, and the seconds that are left, if known."""
+    """How far the work is: bytes or files `done` of `total` (0: not known), and a sentence with the time that is left."""
 
     phase: str = ""
     done: int = 0
     total: int = 0
     words: str = ""
-    seconds_left: float | None = None
 
 
 class EngineWork(QObject):
@@ -123,6 +122,7 @@ class EngineWork(QObject):
         if self.busy:
             self._cancelled = True
             self._say("stop")
+            self._state.keep(**{BEGUN: None})
             self.changed.emit()
 
     def end(self) -> None:
@@ -177,18 +177,16 @@ class EngineWork(QObject):
     def _take(self, said: dict[str, Any]) -> None:
         progress = said.pop("progress", None)
         if isinstance(progress, dict):
-            left = progress.get("seconds-left")
             self.step = Step(
                 str(progress.get("phase", "")),
                 int(progress.get("done", 0)),
                 int(progress.get("total", 0)),
                 str(progress.get("words", "")),
-                float(left) if isinstance(left, int | float) else None,
             )
         error = said.pop("error", None)
         if isinstance(error, dict):
             self.error = OperatorError(*(str(error.get(key, "")) for key in ("what", "why", "remedy")))
-        first = "engine" in said and "engine" not in self.found
+        first = "engine" in said and "engine" not in self.found and self.action in (*GOES_ON, "back")
         self.found |= said
         if first:
             self._state.keep(**{BEGUN: None})

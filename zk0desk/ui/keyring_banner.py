@@ -22,8 +22,7 @@ class KeyringBanner(Banner):
 
     def refresh(self) -> None:
         """Show what was found."""
-        state = self._model.keyring
-        trouble = state.trouble if state is not None else None
+        trouble = self._model.keyring_trouble
         self.again.setEnabled(True)
         if trouble is not None:
             self.set("warning", trouble.what, f"{trouble.why} {trouble.remedy}".strip())

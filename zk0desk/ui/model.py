@@ -17,7 +17,7 @@ from zk0desk.ui.update_watch import UpdateWatch
 
 if TYPE_CHECKING:
     from zk0desk.control import NodeControl
-    from zk0desk.federation.keyring_check import KeyringState
+    from zk0desk.federation.keyring_record import KeyringUnavailable
     from zk0desk.journal import Journal
     from zk0desk.settings import Settings
     from zk0desk.ui.hardware_look import HardwareLook
@@ -84,6 +84,7 @@ class AppModel(QObject):
     restartAsked = Signal()
     engineAsked = Signal()
     engineSeen = Signal()
+    engineTaken = Signal()
 
     def __init__(self, settings_path: Path | None = None, journal_path: Path | None = None, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -95,12 +96,15 @@ class AppModel(QObject):
         self.last_notice: events.Notice | None = None
         self.hardware: HardwareLook | None = None
         """What was seen of this computer last; `hardwareSeen` fires when it was looked at."""
-        self.keyring: KeyringState | None = None
-        """What the trial of the keyring found last; `keyringChecked` fires when it was tried. None where it is not needed."""
+        self.keyring_trouble: KeyringUnavailable | None = None
+        """What the trial of the keyring found in the way, if anything; `keyringChecked` fires when it was tried."""
         self.engine = EngineWork(self.window_state, self)
         self.updates = UpdateWatch(self)
         self.engine_missing = False
         """Whether there is no engine that can train, as far as was seen; `engineSeen` fires when it was looked at."""
+        self.engine_at_once = True
+        """Whether this process uses the engine that was got last; `engineTaken` fires when that is decided. Else after a restart."""
+        self.engine.usable.connect(self._take_engine)
         self._keyring_tried = False
         self._settings: Settings | None = None
         self._journal: Journal | None = None
@@ -178,8 +182,8 @@ class AppModel(QObject):
 
         in_background(self, check_keyring, self._keyring_seen)
 
-    def _keyring_seen(self, state: KeyringState | None) -> None:
-        self.keyring = state
+    def _keyring_seen(self, trouble: KeyringUnavailable | None) -> None:
+        self.keyring_trouble = trouble
         self.keyringChecked.emit()
 
     # --- the node
@@ -314,6 +318,20 @@ class AppModel(QObject):
             return seen.kind in ("none", "damaged") or bool(seen.missing)
 
         in_background(self, missing, self.engine_seen)
+
+    def _take_engine(self) -> None:
+        """An engine was got: this process takes it into use where it can. What was seen of this computer without it does not count."""
+        from zk0desk.ui.background import in_background
+        from zk0desk.ui.engine_look import take_into_use
+
+        def taken(at_once: bool) -> None:
+            self.engine_at_once = at_once
+            self.hardware = None
+            self.engine_seen(False)
+            self.hardwareSeen.emit()
+            self.engineTaken.emit()
+
+        in_background(self, take_into_use, taken)
 
     def engine_seen(self, missing: bool) -> None:
         """Take in whether the engine is missing, and tell everyone."""

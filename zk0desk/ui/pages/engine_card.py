@@ -14,7 +14,7 @@ from PySide6.QtWidgets import QFileDialog, QHBoxLayout, QWidget
 from zk0desk.errors import OperatorError
 from zk0desk.ui import theme
 from zk0desk.ui.background import in_background
-from zk0desk.ui.engine_look import EngineLook, look_at_engine, take_into_use
+from zk0desk.ui.engine_look import EngineLook, look_at_engine
 from zk0desk.ui.model import AppModel
 from zk0desk.ui.pages.choice_box import ChoiceBox
 from zk0desk.ui.pages.engine_progress import EngineProgress
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from zk0desk.engine.store import Installed
 
 RESTART = "It is used after a restart: {why}."
-AFTER_WORK_MS = 2000
+COPIED_MS = 2000
 
 
 class EngineCard(Card):
@@ -44,7 +44,6 @@ class EngineCard(Card):
         self._chosen = ""
         self._turn = 0
         self._reported = True
-        self._at_once = True
         self.badge = Badge("muted", "Looking…")
         self.header.addWidget(self.badge)
         self.header.addStretch(1)
@@ -67,11 +66,13 @@ class EngineCard(Card):
         self.banner.hide()
         self.body.addWidget(self.banner)
         self._work.changed.connect(self._moved)
-        self._work.usable.connect(self._usable)
+        model.engineTaken.connect(self._taken)
         self._work.ended.connect(self._ended)
         model.updates.seen.connect(self._show)
         model.updates.failed.connect(lambda error: self._tell("warning", error.what, f"{error.why} {error.remedy}".strip()))
         self._show()
+        if self._work.error is not None:  # of a fetch that went on before this page was shown
+            self._ended()
 
     def _add_buttons(self) -> None:
         row = QHBoxLayout()
@@ -103,7 +104,9 @@ class EngineCard(Card):
         for button, about in self._quiet.items():
             button.setAccessibleName(about)
             button.setToolTip(about)
-            quiet.addWidget(button)
+            if button is not self.test:
+                quiet.addWidget(button)
+        self.header.addWidget(self.test)
         quiet.addStretch(1)
         self.body.addLayout(quiet)
         self.besides = Caption("")
@@ -242,15 +245,7 @@ class EngineCard(Card):
         self._reported = False
         self._work.again()
 
-    def _usable(self) -> None:
-        """The engine is there: this process takes it into use, or says that it has to be started again."""
-        from zk0desk.engine import store
-
-        if self._work.action not in ("verify", "export", "prune", "test"):
-            in_background(self, lambda: take_into_use(store.current()), self._taken)
-
-    def _taken(self, at_once: bool) -> None:
-        self._at_once = at_once
+    def _taken(self) -> None:
         self._chosen = ""
         self._report()
         self.refresh()
@@ -277,7 +272,7 @@ class EngineCard(Card):
             what, why = DONE[work.action](work.found)
         if work.found.get("used") is False:
             why = f"{why} It is not used: the engine before stays.".strip()
-        if not self._at_once:
+        if not self._model.engine_at_once:
             reason = (
                 "Windows has to load its libraries before the window's"
                 if sys.platform == "win32"
@@ -287,7 +282,7 @@ class EngineCard(Card):
         self._tell("warning" if failed or damaged else "ok", what, why)
         used = self.look.backend if self.look is not None else ""
         self.for_processor.setVisible(failed and used != "cpu" and self.backend.findData("cpu") >= 0)
-        self.restart.setVisible(not self._at_once)
+        self.restart.setVisible(not self._model.engine_at_once)
 
     def _tell(self, kind: str, what: str, why: str = "") -> None:
         for button in (self.for_processor, self.restart):
@@ -312,7 +307,7 @@ class EngineCard(Card):
         }
         QGuiApplication.clipboard().setText(json.dumps(details, indent=2, ensure_ascii=False))
         self.copy.set_text("Copied")
-        QTimer.singleShot(AFTER_WORK_MS, self.copy, lambda: self.copy.set_text("Copy details"))
+        QTimer.singleShot(COPIED_MS, self.copy, lambda: self.copy.set_text("Copy details"))
 
 
 def _named(engine: Installed) -> str:
