@@ -6,7 +6,6 @@ committed. zk0desk/engine reads them.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import sys
@@ -18,6 +17,8 @@ from zk0build import lock, product
 from zk0build.recipe import CHECKOUT, LOCK, EngineList, Recipe, Target
 from zk0build.tree import Tree
 from zk0build.trouble import BuildError, call, say
+from zk0desk.engine import lists
+from zk0desk.engine.wheel import describe
 
 
 def make(tree: Tree, recipe: Recipe, *, index: str, torch_indexes: dict[str, str], work: Path) -> list[Path]:
@@ -68,6 +69,7 @@ def write(
         entries = [_built(wheel, folder / "wheels", index, work) if wheel.source else _entry(wheel) for wheel in wheels]
         text = canonical(wanted, entries)
         check(json.loads(text), lock.read(locked), folder)
+        lists.parse(text, wanted.name)  # what reads it on an owner's computer
         path = folder / f"{wanted.name}.json"
         path.write_text(text, encoding="utf-8")
         made.append(path)
@@ -124,12 +126,4 @@ def _built(wheel: lock.Wheel, folder: Path, index: str, work: Path) -> dict[str,
         raise BuildError(f"The wheel of {wheel.name} that was built does not fit every computer.", ", ".join(file.name for file in files))
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(files[0], folder / files[0].name)
-    data = files[0].read_bytes()
-    return {
-        "name": wheel.name,
-        "version": wheel.version,
-        "file": files[0].name,
-        "size": len(data),
-        "sha256": hashlib.sha256(data).hexdigest(),
-        "url": "",
-    }
+    return describe(files[0]) | {"name": wheel.name, "url": ""}

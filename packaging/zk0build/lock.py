@@ -108,7 +108,7 @@ def resolve(
             command += ["--default-index", index]
         if torch_index:
             command += ["--index", torch_index, "--index-strategy", "unsafe-best-match"]
-        call([*command, project / "pyproject.toml"], cwd=folder and Path(folder))
+        call([*command, project / "pyproject.toml"], cwd=Path(folder), env=target.environment)
         packages = tomllib.loads(out.read_text(encoding="utf-8"))["packages"]
     ranks = tags(target)
     return sorted((_chosen(package, ranks, locked, bool(torch_index), target) for package in packages), key=lambda wheel: wheel.name)

@@ -78,6 +78,11 @@ class Target:
     def name(self) -> str:
         return f"{self.system}-{self.arch}"
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What uv has to be told besides `platform`: it takes an older macOS for granted."""
+        return {"MACOSX_DEPLOYMENT_TARGET": ".".join(map(str, self.floor))} if self.system == "macos" else {}
+
 
 TARGETS = {
     target.name: target

@@ -178,7 +178,7 @@ def _install(tree: Tree, requirements: list[str], index: str, *options: str) -> 
     listed.write_text("\n".join(requirements) + "\n", encoding="utf-8")
     command = [lock.UV, "pip", "install", "--quiet", "--no-deps", "--link-mode", "copy", "--target", tree.site, "--only-binary", ":all:",
                "--python", sys.executable, "--python-platform", tree.target.platform, "--python-version", "3.12", *options]  # fmt: skip
-    call([*command, *(["--default-index", index] if index else []), "--requirement", listed])
+    call([*command, *(["--default-index", index] if index else []), "--requirement", listed], env=tree.target.environment)
     listed.unlink()
     for name in ("bin", "Scripts", ".lock"):  # starters that carry a path, and the installer's own
         path = tree.site / name

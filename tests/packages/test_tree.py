@@ -8,7 +8,8 @@ import subprocess
 import sys
 
 import pytest
-from zk0build import archive, bytecode, debian, recipe
+from zk0build import appimage, archive, bytecode, debian, recipe
+from zk0build.tree import Tree
 from zk0build.trouble import BuildError
 
 
@@ -138,3 +139,35 @@ def test_every_field_of_the_debian_package_is_filled(checkout):
     fields = (checkout / "packaging" / "linux" / "control").read_text()
     filled = fields.format(version="1", arch="amd64", size=1, depends="libc6", maintainer="A <a@b.example>")
     assert "{" not in filled and "\nDepends: libc6\n" in filled and debian._ARCH["aarch64"] == "arm64"
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A tree with nothing in it but the description of the artefact."""
+    made = Tree(tmp_path / "small", recipe.TARGETS["linux-x86_64"], "1.2", ["for the test"])
+    (made.site / "zk0desk" / "_resources").mkdir(parents=True)
+    return made
+
+
+def test_what_is_not_for_release_says_why_in_its_description(small):
+    file = small.site / "zk0desk" / "_resources" / "artefact.json"
+    small.describe("tar")
+    assert json.loads(file.read_text())["stamp"] == "not for release: for the test"
+    copied = small.copy(small.root.parent / "copy")
+    copied.stamps.clear()
+    copied.describe("deb")
+    said = json.loads((copied.site / "zk0desk" / "_resources" / "artefact.json").read_text())
+    assert (said["format"], said["release"], said["stamp"]) == ("deb", True, "")
+    assert json.loads(file.read_text())["format"] == "tar", "the tree that it was copied from changed with it"
+
+
+@pytest.mark.skipif(shutil.which("mksquashfs") is None, reason="squashfs-tools are not installed")
+def test_an_appimage_is_its_runtime_with_the_tree_behind_it(small, tmp_path):
+    runtime = tmp_path / "runtime"
+    shutil.copyfile("/bin/true", runtime)
+    package = appimage.build(small, recipe.read(), tmp_path, 1_700_000_000, runtime, fast=True)
+    data = package.read_bytes()
+    assert package.suffix == ".AppImage" and os.access(package, os.X_OK)
+    assert data.startswith(runtime.read_bytes()) and data[runtime.stat().st_size :].startswith(b"hsqs")
+    with pytest.raises(BuildError, match="is no AppImage runtime"):
+        appimage.build(small, recipe.read(), tmp_path, 0, tmp_path / "small" / "AppRun", fast=True)
