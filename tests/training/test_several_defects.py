@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 
@@ -142,14 +143,40 @@ def test_a_video_at_another_rate_is_re_encoded_only_where_nothing_else_blocks(tm
 
 
 def write_video_at(path: Path, fps: int) -> None:
-    import av
-
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=fps)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         for number in range(10):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((48, 64, 3), 20 * number, np.uint8))))
         container.mux(stream.encode(None))
+
+
+def test_statistics_of_a_v2_recording_that_are_not_its_datas_are_computed_again_after_the_conversion(tmp_path: Path) -> None:
+    folder = make_v2(tmp_path / "old")
+    assert "statistics-stale" not in by_code(deep_check(folder, NEEDS))
+    path = folder / "meta/episodes_stats.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[0]["stats"]["action"]["mean"] = [9.0, 9.0, 9.0]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    result = deep_check(folder, NEEDS)
+    assert set(by_code(result)) == {"version-older", "statistics-stale"}
+    plan = plan_repair(folder, result, NEEDS)
+    assert [step.code for step in plan.steps] == ["convert", "statistics"]
+    assert repair(folder, tmp_path / "new", plan).check.status == "ok"
+
+
+def test_the_pictures_statistics_need_no_picture_of_an_episode_that_is_left_out(tmp_path: Path) -> None:
+    folder = make_recording(tmp_path / "cubes", cameras=("top",))
+    raw = bytearray((folder / TOP).read_bytes())
+    with av.open(str(folder / TOP)) as container:
+        second = [packet.pos for packet in container.demux(video=0) if packet.pos is not None][1]
+    raw[second : second + 200] = b"\xff" * 200
+    (folder / TOP).write_bytes(raw)
+    result = deep_check(folder, NEEDS)
+    if result.status != "repairable":
+        pytest.skip("this decoder goes on over it")
+    plan = plan_repair(folder, result, NEEDS)
+    assert repair(folder, tmp_path / "new", plan).check.status == "ok"
 
 
 # --- timestamps that no repair may re-lay
@@ -205,7 +232,6 @@ def test_what_may_not_be_read_is_neither_missing_nor_damaged(name: str, tmp_path
 
 def refuse(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if `place` could not be opened; the tests may run as a user who can open all."""
-    import av
     import pyarrow.parquet as pq
 
     def guard(call: Callable[..., Any]) -> Callable[..., Any]:

@@ -21,8 +21,9 @@ from zk0desk.control import NodeControl
 from zk0desk.training.deep_videos import VideoCheck
 from zk0desk.training.episode_table import Episode, Span, read_episode_table
 from zk0desk.training.recording_check import OF_A_FILE, quick_check, quick_findings, require_there
-from zk0desk.training.recording_files import files_below, parquet_files
+from zk0desk.training.recording_files import files_below, parquet_files, read_lines
 from zk0desk.training.recording_info import Info, read_info, read_json, shown
+from zk0desk.training.recording_rows import ACTION, STATE
 from zk0desk.training.recording_types import CheckResult, Finding, PolicyNeeds, RecordingError, Severity, result_of
 
 CHECKER = 3
@@ -156,9 +157,23 @@ def _by_file(episodes: list[Episode], camera: str) -> Iterator[tuple[Path, list[
 
 
 def _stats(path: Path) -> Any:
+    """The recording's statistics: of v2.1, which has only those of its episodes, of all of them together. None where there are none."""
     try:
         return read_json(path / "meta" / "stats.json", 64 * 2**20)
     except (OSError, ValueError):
+        pass
+    import numpy as np
+
+    from zk0desk.training.repair_statistics import WORDS, together
+
+    try:
+        parts = [line["stats"] for line in read_lines(path / "meta" / "episodes_stats.jsonl")]
+        with np.errstate(all="ignore"):
+            return {
+                key: together([{word: np.asarray(part[key][word], np.float64) for word in WORDS} for part in parts])
+                for key in (STATE, ACTION)
+            }
+    except (RecordingError, KeyError, IndexError, TypeError, ValueError, OverflowError):
         return None
 
 

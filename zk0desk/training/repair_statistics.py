@@ -6,6 +6,7 @@ colour, in [0, 1], from some frames of each episode. Quantiles of the whole are 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -151,18 +152,27 @@ def _played(folder: Path, info: Info, camera: str, episodes: Sequence[Episode]) 
                 stream = container.streams.video[0]
                 stream.thread_type = "AUTO"
                 wanted = {round(row.videos[camera].start * info.fps) + n: row for row in rows for n in _sampled(row.length)}
-                sample: list[np.ndarray] = []
-                for frame in container.decode(stream):
+                sample: dict[int, list[np.ndarray]] = {}
+                for frame in _decoded(container, stream):
                     place = round(float(frame.pts * stream.time_base) * info.fps) if frame.pts is not None else -1
                     if (row := wanted.pop(place, None)) is None:
                         continue
-                    sample.append(_small(frame.to_ndarray(format="rgb24")))
+                    sample.setdefault(row.number, []).append(_small(frame.to_ndarray(format="rgb24")))
                     if not any(other is row for other in wanted.values()):
-                        yield row.number, sample
-                        sample = []
+                        yield row.number, sample.pop(row.number)
+                yield from sample.items()
         except (av.FFmpegError, OSError, ValueError, IndexError) as error:
             why = f"PyAV says: {shown(error)}."
             raise RecordingError(f"{'/'.join(path.parts[-3:])} cannot be played.", why, FETCH_AGAIN, code="video-unreadable") from error
+
+
+def _decoded(container: Any, stream: Any) -> Iterator[Any]:
+    """The pictures of a video that can be decoded: what is damaged may belong to episodes that are left out."""
+    import av
+
+    for packet in container.demux(stream):
+        with contextlib.suppress(av.FFmpegError):
+            yield from packet.decode()
 
 
 def _embedded(folder: Path, info: Info, camera: str, episodes: Sequence[Episode]) -> Iterator[tuple[int, list[np.ndarray]]]:
