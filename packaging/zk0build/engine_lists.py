@@ -10,15 +10,17 @@ import json
 import shutil
 import sys
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from zk0build import lock, product
+from zk0build.afar import NoPartsError, file_afar
 from zk0build.recipe import CHECKOUT, LOCK, EngineList, Recipe, Target
 from zk0build.tree import Tree
 from zk0build.trouble import BuildError, call, say
 from zk0desk.engine import lists
-from zk0desk.engine.wheel import describe
+from zk0desk.engine.wheel import contents, describe
 
 
 def make(tree: Tree, recipe: Recipe, *, index: str, torch_indexes: dict[str, str], work: Path) -> list[Path]:
@@ -66,7 +68,8 @@ def write(
             target, extra=recipe.engine_extra, index=index, torch_index=torch_indexes.get(wanted.backend, ""), project=project, lock=locked
         )
         wheels = [wheel for wheel in chosen if wheel.name not in shipped | set(recipe.engine_leave_out)]
-        entries = [_built(wheel, folder / "wheels", index, work) if wheel.source else _entry(wheel) for wheel in wheels]
+        with ThreadPoolExecutor(4) as pool:
+            entries = list(pool.map(lambda wheel: _built(wheel, folder / "wheels", index, work) if wheel.source else _entry(wheel), wheels))
         text = canonical(wanted, entries)
         check(json.loads(text), lock.read(locked), folder)
         lists.parse(text, wanted.name)  # what reads it on an owner's computer
@@ -106,7 +109,14 @@ def check(listed: dict[str, Any], locked: dict[str, lock.Locked], folder: Path) 
 
 
 def _entry(wheel: lock.Wheel) -> dict[str, Any]:
-    return {"name": wheel.name, "version": wheel.version, "file": wheel.file, "size": wheel.size, "sha256": wheel.sha256, "url": wheel.url}
+    entry = {"name": wheel.name, "version": wheel.version, "file": wheel.file, "size": wheel.size, "sha256": wheel.sha256, "url": wheel.url}
+    if wheel.size and wheel.url.startswith(("https://", "http://")):
+        try:
+            with file_afar(wheel.url, wheel.size) as file:
+                entry |= contents(file, wheel.file)
+        except NoPartsError:  # the size on the disk is then estimated, and an engine that was saved to a folder is checked less
+            say(f"  {wheel.file}: the index gives no part of a file, so its contents are not listed")
+    return entry
 
 
 def _built(wheel: lock.Wheel, folder: Path, index: str, work: Path) -> dict[str, Any]:

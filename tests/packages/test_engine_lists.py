@@ -1,9 +1,11 @@
 """The engine's lists are made of the lock and a package index, and hold nothing that an owner's computer could not install."""
 
+import base64
 import hashlib
 import http.server
 import io
 import json
+import re
 import tarfile
 import threading
 import zipfile
@@ -16,13 +18,19 @@ TARGET = recipe.TARGETS["linux-x86_64"]
 
 
 def _wheel(name, version, requires=()):
+    needs = "".join(f"Requires-Dist: {each}\n" for each in requires)
+    files = {
+        f"{name}/__init__.py": "",
+        f"{name}-{version}.dist-info/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}",
+        f"{name}-{version}.dist-info/WHEEL": "Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    digests = {path: base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).decode().rstrip("=") for path, text in files.items()}
+    record = f"{name}-{version}.dist-info/RECORD"
+    files[record] = "".join(f"{path},sha256={digests[path]},{len(text)}\n" for path, text in files.items()) + f"{record},,\n"
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:
-        file.writestr(f"{name}/__init__.py", "")
-        needs = "".join(f"Requires-Dist: {each}\n" for each in requires)
-        file.writestr(f"{name}-{version}.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}")
-        file.writestr(f"{name}-{version}.dist-info/WHEEL", "Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        file.writestr(f"{name}-{version}.dist-info/RECORD", "")
+        for path, text in files.items():
+            file.writestr(path, text)
     return buffer.getvalue()
 
 
@@ -52,7 +60,7 @@ FILES = {
 
 
 @pytest.fixture(scope="module")
-def index():
+def server():
     """A package index on loopback: four packages, one of which has only its sources."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -75,7 +83,10 @@ def index():
             else:
                 self.send_error(404)
                 return
-            self.send_response(200)
+            part = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range") or "") if self.server.gives_parts else None
+            if part:
+                data = data[int(part[1]) : int(part[2]) + 1]
+            self.send_response(206 if part else 200)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
@@ -88,12 +99,20 @@ def index():
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.gives_parts = False
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/simple"
+    yield server
     server.shutdown()
     server.server_close()
     thread.join()
+
+
+@pytest.fixture
+def index(server):
+    """The index's address; whole files only, unless a test says otherwise."""
+    server.gives_parts = False
+    return f"http://127.0.0.1:{server.server_port}/simple"
 
 
 @pytest.fixture
@@ -149,6 +168,17 @@ def test_what_has_only_sources_is_built_once_and_shipped(make, tmp_path):
     before = path.read_bytes()
     make()
     assert path.read_bytes() == before
+
+
+def test_what_is_in_a_wheel_is_listed_where_the_index_gives_parts_of_a_file(make, server):
+    (path,) = make()
+    assert "unpacked" not in json.loads(path.read_text())["wheels"][1]
+    server.gives_parts = True
+    (path,) = make()
+    torch = json.loads(path.read_text())["wheels"][1]
+    with zipfile.ZipFile(io.BytesIO(FILES["torch"][torch["file"]])) as wheel:
+        assert torch["unpacked"] == sum(entry.file_size for entry in wheel.infolist())
+        assert torch["record"] == hashlib.sha256(wheel.read("torch-2.0.dist-info/RECORD")).hexdigest()
 
 
 def test_each_system_gets_its_own_wheels(make):
