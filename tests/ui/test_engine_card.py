@@ -25,7 +25,7 @@ from tests.engine.wheel_parts import WheelServer, list_of, noise, write_wheel
 from tests.ui.engine_parts import package, ship
 from tests.ui.page_parts import settle, words
 from zk0desk import __version__
-from zk0desk.engine import activation, artefact, store, updates
+from zk0desk.engine import activation, artefact, install, store, updates
 from zk0desk.engine.lists import EngineList
 from zk0desk.settings import Federation, Settings
 from zk0desk.ui import engine_look
@@ -134,6 +134,13 @@ def test_the_engine_is_got_tested_and_used_at_once(model: AppModel, wanted: Engi
     assert card.badge.text() == "Ready" and not card.restart.isVisible() and not card.get.isVisible() and not strip.engine.isVisible()
     assert model.window_state.values["engine"] is None
 
+    # A node that runs has its engine to itself.
+    model._thread = object()  # type: ignore[assignment]
+    model.nodeStarted.emit()
+    assert card.verify.isVisible() and not card.repair.isVisible() and "The node uses this engine" in words(card)
+    model._thread = None
+    model.nodeEnded.emit()
+
     # Kept in order: a damaged file is found, and brought back.
     library = engine.site / "large" / "library.so"
     library.write_bytes(noise(LARGE, "other"))
@@ -146,7 +153,7 @@ def test_the_engine_is_got_tested_and_used_at_once(model: AppModel, wanted: Engi
 
 
 def test_it_pauses_survives_closing_and_goes_on_at_the_next_start_without_a_byte_twice(
-    model: AppModel, server: WheelServer, tmp_path: Path, qtbot
+    model: AppModel, server: WheelServer, wanted: EngineList, tmp_path: Path, qtbot
 ) -> None:
     card = shown(model, qtbot)
     server.close_gate(LARGE // 2)
@@ -163,13 +170,15 @@ def test_it_pauses_survives_closing_and_goes_on_at_the_next_start_without_a_byte
     qtbot.waitUntil(server.reached.is_set, timeout=60_000)
     model.close()  # the window closes
     server.open_gate()
+    open_yet, sent = install.plan(wanted).fetch, server.sent.total()
+    assert 0 < open_yet < wanted.size
 
     after = new_model(tmp_path)
     with qtbot.waitSignals([after.engine.ended, after.engineTaken], timeout=60_000):
         after.engine.go_on()  # before any page is shown
     engine = store.current()
     assert after.engine.error is None and engine is not None and str(engine.site) in sys.path
-    assert server.sent.total() == sum(path.stat().st_size for path in server.folder.iterdir())
+    assert server.sent.total() - sent == open_yet, "nothing that had arrived is fetched again"
     after.close()
 
 
@@ -315,7 +324,7 @@ def test_the_feed_tells_of_a_newer_zk0desk_and_of_a_mended_engine_and_fetches_ne
         assert server.sent["small-1.2-py3-none-any.whl"] == before and model.window_state.values["updates-looked"] > 0
         model._thread = object()  # type: ignore[assignment]
         with qtbot.waitSignal(model.updates.failed, timeout=20_000):
-            press(qtbot, card.news)
+            model.updates.look()
         assert "Updates are not looked for now." in words(card.banner)
         model._thread = None
         with qtbot.waitSignal(card.changed, timeout=60_000):

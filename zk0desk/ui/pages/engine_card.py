@@ -67,6 +67,8 @@ class EngineCard(Card):
         self.body.addWidget(self.banner)
         self._work.changed.connect(self._moved)
         model.engineTaken.connect(self._taken)
+        model.nodeStarted.connect(self._show)
+        model.nodeEnded.connect(self._show)
         self._work.ended.connect(self._ended)
         model.updates.seen.connect(self._show)
         model.updates.failed.connect(lambda error: self._tell("warning", error.what, f"{error.why} {error.remedy}".strip()))
@@ -182,6 +184,8 @@ class EngineCard(Card):
                 "Go on getting it" if plan is not None and plan.there else "Get the engine" if engine is None else "Get this one"
             )
         whole = engine is not None
+        if self._model.running and packaged:
+            return {self.verify: whole, self.save: whole}
         return {
             self.get: packaged and (plan is not None or mended),
             self.use_folder: packaged and not whole,
@@ -201,6 +205,8 @@ class EngineCard(Card):
 
     def _besides(self, look: EngineLook) -> str:
         said = []
+        if self._model.running and look.choice is not None:
+            said.append("The node uses this engine: nothing of it is changed before it has left.")
         if look.state.older:
             said.append(f"Older engines are kept: {', '.join(_named(each) for each in look.state.older)}.")
         update = self._model.updates.found
