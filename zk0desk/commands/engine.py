@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from zk0desk.control import NodeControl
     from zk0desk.engine.install import Got
     from zk0desk.engine.lists import EngineList
-    from zk0desk.engine.progress import Progress, Told
+    from zk0desk.engine.progress import Progress
     from zk0desk.engine.store import Installed
 
 app = typer.Typer(
@@ -312,6 +312,7 @@ def _runs() -> bool:
 
 def _make(wanted: EngineList, source: Path | None, yes: bool, steered: bool, as_json: bool, origin: str = "artefact") -> int:
     """Get an engine, say what came of it, and compile it."""
+    from zk0desk.control import Stopped
     from zk0desk.engine import bytecode, install, selftest, state
 
     takes = install.plan(wanted, source)
@@ -323,13 +324,14 @@ def _make(wanted: EngineList, source: Path | None, yes: bool, steered: bool, as_
             return int(ExitStatus.INTERRUPTED)
     with _working(steered, as_json) as (control, told):
         got = install.get(wanted, control=control, told=told, source=source, test=selftest.run, origin=origin)
+        told.end()
         if as_json:
             print(json.dumps({**got.to_json(), "state": state.look().to_json()}), flush=True)
-        with contextlib.suppress(_stopped()):
+        else:
+            _tell_got(got)
+        with contextlib.suppress(Stopped):
             # Whoever ends this only loses speed: what is not compiled now is compiled when it is imported.
             bytecode.compile_modules(got.engine, control=control, told=told)
-    if not as_json:
-        _tell_got(got)
     return int(ExitStatus.OK if got.self_test is None or got.self_test.ok else ExitStatus.REPAIRABLE)
 
 
@@ -341,12 +343,6 @@ def _tell_got(got: Got) -> None:
         _say(got.self_test.sentence, got.self_test.remedy)
     if not got.used:
         _say("It is not used; the engine that was used before stays.")
-
-
-def _stopped() -> type[Exception]:
-    from zk0desk.control import Stopped
-
-    return Stopped
 
 
 def _takes(takes: Any) -> str:
@@ -406,7 +402,7 @@ def _current() -> Installed:
 
 
 @contextlib.contextmanager
-def _working(steered: bool, as_json: bool) -> Iterator[tuple[NodeControl, Told]]:
+def _working(steered: bool, as_json: bool) -> Iterator[tuple[NodeControl, _Line]]:
     """A control that signals and lines act on, and where progress goes."""
     from zk0desk.commands.steering import steered_by_lines, stopped_by_signals
     from zk0desk.control import NodeControl, Stopped

@@ -21,6 +21,7 @@ from zk0desk.engine.errors import EngineDamaged, EngineDiskFull, EngineUnsupport
 from zk0desk.engine.fetch import Fetching, Folder, Meter, Network, Patience, Source, kept_name
 from zk0desk.engine.lists import EngineList, Wheel
 from zk0desk.engine.progress import Pace, Told, nobody, said
+from zk0desk.engine.renaming import replace
 from zk0desk.engine.selftest import SelfTest
 from zk0desk.engine.store import Installed
 from zk0desk.engine.unpack import Kept, Places, unpack
@@ -211,7 +212,7 @@ class _Making:
             if self.folder.exists():
                 store.remove(self._broken)
             else:
-                store.rename(self._broken, self.folder)
+                replace(self._broken, self.folder)
                 (self.folder / "valid").unlink(missing_ok=True)
         private_folder(self.site)
         write_atomically(self.folder / "list.json", self.wanted.to_text())

@@ -20,6 +20,7 @@ from zk0desk.engine.errors import EngineDamaged, EngineDiskFull, EngineListError
 from zk0desk.engine.fetch import Fetching, Meter, Network, Patience
 from zk0desk.engine.lists import EngineList, Wheel
 from zk0desk.engine.progress import Pace, Told, nobody
+from zk0desk.engine.renaming import replace
 from zk0desk.engine.store import Installed
 from zk0desk.engine.unpack import Kept, no_room
 from zk0desk.engine.verify import verify
@@ -58,7 +59,7 @@ def export(engine: Installed, folder: Path, *, control: NodeControl, told: Told 
     found = verify(engine, control=control)
     if not found.ok:
         raise EngineDamaged("The engine is damaged and is not saved.", found.sentence, "Mend it first: zk0desk engine repair")
-    target = folder / f"zk0desk-engine-{wanted.system}-{wanted.arch}-{wanted.backend}-{wanted.id}"
+    target = folder.absolute() / f"zk0desk-engine-{wanted.system}-{wanted.arch}-{wanted.backend}-{wanted.id}"
     try:
         target.mkdir(parents=True, exist_ok=True)
         _check_room(target, engine)
@@ -117,7 +118,7 @@ def _write(engine: Installed, wheels: list[Wheel], target: Path, control: NodeCo
         partial = target / f"{wheel.file}.partial"
         try:
             _write_wheel(engine.site, kept[wheel.file], partial, control, moved)
-            os.replace(partial, target / wheel.file)
+            replace(partial, target / wheel.file)
         finally:
             partial.unlink(missing_ok=True)
 
@@ -150,4 +151,4 @@ def _fetch(wheels: list[Wheel], target: Path, control: NodeControl, told: Told, 
         for arrived in fetching:
             pace.at(meter.done, meter.words)
             if arrived:
-                os.replace(arrived[1], target / arrived[0].file)
+                replace(arrived[1], target / arrived[0].file)

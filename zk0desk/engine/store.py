@@ -30,12 +30,11 @@ from zk0desk import process_lock
 from zk0desk.engine.activation import IN_USE
 from zk0desk.engine.errors import EngineBusy, EngineDamaged, EngineError
 from zk0desk.engine.lists import EngineList, read
+from zk0desk.engine.renaming import replace
 from zk0desk.engine.unpack import Kept
 from zk0desk.folders import engines_folder, private_folder, write_atomically
 
 _ID = re.compile(r"[0-9a-f]{16}")
-_RENAME_S = 30.0
-"""How long a rename is tried on Windows, where an antivirus holds fresh files."""
 
 
 @dataclass(frozen=True)
@@ -218,23 +217,10 @@ def make_valid(partial: Path, wanted: EngineList, *, origin: str, version: str) 
     write_atomically(partial / "valid", json.dumps(facts))
     if hasattr(os, "sync"):
         os.sync()  # else a power cut after the rename leaves files without their content under a name that promises it
-    rename(partial, engines_folder() / wanted.id)
+    replace(partial, engines_folder() / wanted.id)
     found = find(wanted.id)
     assert found is not None
     return found
-
-
-def rename(old: Path, new: Path) -> None:
-    """Rename; on Windows again and again for a while."""
-    ends = time.monotonic() + (_RENAME_S if sys.platform == "win32" else 0)
-    while True:
-        try:
-            old.rename(new)
-            return
-        except PermissionError:
-            if time.monotonic() >= ends:
-                raise
-            time.sleep(0.5)
 
 
 def write_kept(engine: Path, wheel: str, files: list[Kept]) -> None:

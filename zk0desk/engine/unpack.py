@@ -14,6 +14,7 @@ from pathlib import Path
 from zk0desk.control import NodeControl
 from zk0desk.engine.errors import EngineDiskFull
 from zk0desk.engine.lists import Wheel
+from zk0desk.engine.renaming import replace
 from zk0desk.engine.wheel import PIECE, Entry, OpenWheel, check_size, opened, wrong
 
 FRESH = ".zk0-unpacking"
@@ -121,7 +122,7 @@ def _replace(site: Path, path: str, pour: Callable[[int], None], *, program: boo
             pour(handle)
         finally:
             os.close(handle)
-        os.replace(fresh, site / path)
+        replace(fresh, site / path)
     except BaseException:
         fresh.unlink(missing_ok=True)
         raise
