@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zk0desk import __version__
+from zk0desk.training.recording_files import files_below
 
 if TYPE_CHECKING:
     from zk0desk.federation.run_state import RunState
@@ -45,7 +46,7 @@ def _version(name: str) -> str:
 def _fingerprint(recording: Path) -> str:
     """SHA-256 over the names and sizes of a recording's files and the content of its `meta` folder's JSON."""
     digest = hashlib.sha256()
-    for path in sorted(each for each in recording.rglob("*") if each.is_file()):
+    for path in sorted(files_below(recording)):
         digest.update(f"{path.relative_to(recording).as_posix()} {path.stat().st_size}\n".encode())
         if path.suffix == ".json" and path.parent.name == "meta":
             digest.update(path.read_bytes())
