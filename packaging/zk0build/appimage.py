@@ -32,7 +32,7 @@ def build(tree: Tree, recipe: Recipe, out: Path, epoch: int, runtime: Path | Non
     (root / ".DirIcon").symlink_to(f"{name}.png")
     squashfs = out / f"zk0desk-{tree.version}-{tree.target.arch}.squashfs"
     squashfs.unlink(missing_ok=True)
-    pressed = ["-comp", "zstd", "-Xcompression-level", "3" if fast else "19", "-b", "1M"]
+    pressed = ["-comp", "zstd", "-Xcompression-level", "3" if fast else "22", "-b", "1M"]
     dates = ["-mkfs-time", str(epoch), "-all-time", str(epoch)]
     call(
         [

@@ -58,6 +58,7 @@ class Recipe:
     leave_out_bindings: tuple[str, ...]
     trimmed: tuple[str, ...]
     stripped: tuple[str, ...]
+    without: tuple[str, ...]
     feed: str
     feed_key: str
     engine_extra: str
@@ -128,6 +129,7 @@ def read(path: Path = PACKAGING / "recipe.toml") -> Recipe:
             leave_out_bindings=tuple(packages["leave_out_bindings"]),
             trimmed=tuple(packages["trimmed"]),
             stripped=tuple(packages["stripped"]),
+            without=tuple(packages["without"]),
             feed=table["updates"]["feed"],
             feed_key=table["updates"]["key"],
             engine_extra=engine["extra"],

@@ -110,7 +110,7 @@ def make(root: Path, target: Target, recipe: Recipe, *, python: str, index: str,
         interpreter.put(tree.python, target, python, recipe.python_leave_out)
     if python == "running":
         tree.stamps.append("the Python inside is a copy of the one of the computer that built it")
-    tree.wheels = lock.resolve(target, index=index)
+    tree.wheels = [wheel for wheel in lock.resolve(target, index=index) if wheel.name not in recipe.without]
     _install(tree, [wheel.requirement for wheel in tree.wheels], index, "--require-hashes")
     _install(tree, [str(product.wheel(work))], index)
     before = tree.size()
@@ -151,7 +151,7 @@ for package in (zk0desk.ui, zk0desk.commands, zk0desk.training):
             if (error.name or "").partition(".")[0] not in _ENGINE:
                 raise
 import av, pyarrow.compute, pyarrow.csv, pyarrow.dataset, pyarrow.json, pyarrow.parquet
-import hf_xet, keyring.backends.SecretService, sqlite3, ssl, lzma, bz2, ctypes, zlib, uuid, multiprocessing.shared_memory
+import keyring.backends.SecretService, sqlite3, ssl, lzma, bz2, ctypes, zlib, uuid, multiprocessing.shared_memory
 """
 
 

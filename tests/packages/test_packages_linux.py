@@ -16,6 +16,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from proof_root import HOME, UID, Root
 from proof_screen import Screen, colours, difference
@@ -111,8 +112,10 @@ class Desktop:
 
     def close(self):
         for process in self._running:
-            process.kill()  # and with it all that runs in its namespace
+            for first in psutil.Process(process.pid).children():
+                first.kill()  # the first process of its namespace: all that runs in there goes with it
             process.wait(30)
+        self._running.clear()
 
 
 @pytest.fixture
