@@ -1,4 +1,4 @@
-"""The GPUs of this computer: NVIDIA's by its management library, Apple's by the system; what torch asks of them. Never imports torch."""
+"""The GPUs of this computer: NVIDIA's by NVML, AMD's by the kernel's files, Apple's by the system; what torch asks of them, without torch."""
 
 from __future__ import annotations
 
