@@ -1,4 +1,4 @@
-"""The GPUs of this computer: NVIDIA's by NVML, AMD's by the kernel's files, Apple's by the system; what torch asks of them, without torch."""
+"""The GPUs of this computer: NVIDIA's by NVML, AMD's by the kernel's files, Apple's by the system; and what torch asks of them."""
 
 from __future__ import annotations
 
