@@ -77,6 +77,9 @@ class Federation(_Section):
         "keyring", description="Where the node's private key is kept: the system's keyring, or a file with mode 0600."
     )
     key_file: Path | None = Field(None, description="The key's file when key-storage is file.")
+    join_at_start: bool = Field(
+        False, description="Join again when zk0desk starts with the computer, in the background, under what was agreed to before."
+    )
     allow_evaluation: bool = Field(False, description="Let the coordinator ask for a loss on this node's frames. It probes private data.")
 
 

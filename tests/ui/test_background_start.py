@@ -88,6 +88,18 @@ def test_the_tray_says_what_the_node_does(window: MainWindow, model: AppModel) -
     background.end()
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+@pytest.mark.parametrize("agreed", ["an agreement", ""])
+def test_it_joins_again_only_where_that_is_wanted_and_was_agreed_to(model: AppModel, monkeypatch, wanted: bool, agreed: str) -> None:
+    joined: list[bool] = []
+    monkeypatch.setattr(model, "join", lambda: joined.append(True))
+    federation = model.settings.federation
+    told = federation.model_copy(update={"invitation": "zk0desk:join?", "consent": agreed, "join_at_start": wanted})
+    model.update_settings(model.settings.model_copy(update={"federation": told}))
+    model.join_again()
+    assert bool(joined) is (wanted and bool(agreed))
+
+
 # --- whole starts
 
 FIRST = """

@@ -113,8 +113,10 @@ def run(
             model.look_for_engine()
             model.engine.go_on()
             model.updates.begin()
-        if quietly and on_ready is not None:
-            on_ready(window)
+        if quietly:
+            model.join_again()
+            if on_ready is not None:
+                on_ready(window)
 
     def after_paint() -> None:
         begin()

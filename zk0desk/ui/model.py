@@ -203,6 +203,17 @@ class AppModel(QObject):
         """The node's thread while it lives."""
         return self._thread
 
+    def join_again(self) -> None:
+        """Join where the settings want it at each start in the background; only under what was agreed to, and to the same federation."""
+        from zk0desk.errors import OperatorError
+
+        try:
+            federation = self.settings.federation
+        except OperatorError:
+            return  # the pages say what is wrong with the settings
+        if federation.join_at_start and federation.invitation and federation.consent:
+            self.join()
+
     def join(self) -> None:
         """Start the node with the settings of now. Does nothing while one runs. The events tell how it goes.
 

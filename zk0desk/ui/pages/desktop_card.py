@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from zk0desk.desktop.autostart import Autostart
 
 ABOUT_START = (
-    "When you log in, zk0desk opens out of sight: in the desktop's tray, or as a minimised window where there is none. It does not join a "
-    "federation by itself."
+    "When you log in, zk0desk opens out of sight: in the desktop's tray, or as a minimised window where there is none. It joins the "
+    "federation again only where Join at start says so."
 )
 ABOUT_MENU = "In the menu, zk0desk also opens invitations: links that begin with zk0desk: and .zk0invite files."
 
