@@ -13,9 +13,10 @@ import pytest
 
 from tests.engine.wheel_parts import WheelServer, content_of, expected, list_of, noise, write_wheel
 from zk0desk.control import NodeControl, Stopped
-from zk0desk.engine import store
+from zk0desk.engine import state, store
 from zk0desk.engine.errors import EngineBusy, EngineRefused, EngineUnreachable, EngineWrongContent
-from zk0desk.engine.fetch import kept_name
+from zk0desk.engine.fetch import Patience, kept_name
+from zk0desk.folders import engines_folder
 
 
 def test_an_engine_is_fetched_whole_and_nothing_else_stays(wanted, wheels, server, get):
@@ -65,7 +66,7 @@ def _until(condition) -> None:
 
 def _held(server: WheelServer, wanted) -> dict[str, int]:
     """The bytes of each wheel that are on this computer: in its file, or unpacked."""
-    partial = store.engines_folder() / f"{wanted.id}.partial"
+    partial = engines_folder() / f"{wanted.id}.partial"
     found = {}
     for wheel in wanted.wheels:
         path = store.wheels_folder() / kept_name(wheel)
@@ -76,7 +77,8 @@ def _held(server: WheelServer, wanted) -> dict[str, int]:
     return found
 
 
-def test_what_was_unpacked_before_a_stop_is_not_fetched_again(wanted, wheels, server, get):
+def test_what_was_unpacked_before_a_stop_is_not_fetched_again(wanted, wheels, server, get, packaged):
+    packaged(wanted)
     control = NodeControl()
     server.close_gate(wanted.size - 40_000)
 
@@ -92,7 +94,7 @@ def test_what_was_unpacked_before_a_stop_is_not_fetched_again(wanted, wheels, se
     stopping.join()
     server.open_gate()
     there = sum(_held(server, wanted).values())
-    assert there > wanted.size // 2
+    assert state.look().partial == there > wanted.size // 2
     got = get(wanted)
     assert got.received == wanted.size - there
     assert content_of(got.engine) == expected(wheels)
@@ -205,8 +207,6 @@ def test_a_server_that_goes_silent_is_asked_again_and_then_given_up(shelf, serve
 
 
 def test_a_stall_is_left_at_once_when_a_person_stops(wanted, server, get):
-    from zk0desk.engine.fetch import Patience
-
     control = NodeControl()
     server.close_gate(50_000)
     threading.Thread(target=lambda: (server.reached.wait(), control.stop_now())).start()
@@ -311,6 +311,6 @@ def test_two_starts_at_once_do_not_fight(wanted, wheels, server, get, get_proces
 
 def test_what_was_begun_of_another_engine_goes(wanted, get, tmp_path: Path):
     (store.wheels_folder() / "0123456789abcdef-old-1.0-py3-none-any.whl").write_bytes(b"old")
-    (store.engines_folder() / "0123456789abcdef.partial" / "site").mkdir(parents=True)
+    (engines_folder() / "0123456789abcdef.partial" / "site").mkdir(parents=True)
     get(wanted)
-    assert sorted(path.name for path in store.engines_folder().iterdir()) == [wanted.id, "current", "lock", "wheels"]
+    assert sorted(path.name for path in engines_folder().iterdir()) == [wanted.id, "current", "lock", "wheels"]

@@ -13,8 +13,9 @@ import pytest
 
 from tests.engine.wheel_parts import HASTY, content_of, expected, list_of, noise, write_wheel
 from zk0desk.control import NodeControl
-from zk0desk.engine import activation, bytecode, install, portable, store
+from zk0desk.engine import activation, bytecode, install, portable, state, store
 from zk0desk.engine.errors import EngineDamaged, EngineDiskFull, EngineError, EngineUnsupported, EngineWrongContent, WheelError
+from zk0desk.engine.fetch import kept_name
 from zk0desk.engine.selftest import SelfTest
 from zk0desk.engine.verify import repair, verify
 from zk0desk.folders import engines_folder
@@ -86,6 +87,16 @@ def test_an_engine_that_is_not_whole_any_more_is_made_whole_from_what_is_left(wa
     assert install.plan(wanted).fetch == wheels[2].stat().st_size
     assert content_of(get(wanted).engine) == expected(wheels)
     assert set(server.sent) == {wheels[2].name}
+
+
+def test_what_has_arrived_of_an_engine_is_told_with_what_is_unpacked_of_it(wanted, wheels, get, packaged):
+    packaged(wanted)
+    engine = get(wanted).engine
+    engine.path.rename(engines_folder() / f"{wanted.id}.partial")
+    (engines_folder() / f"{wanted.id}.partial/files/{wheels[0].name}.tsv").unlink()
+    (store.wheels_folder() / kept_name(wanted.wheels[0])).write_bytes(bytes(1000))
+    seen = state.look()
+    assert seen.kind == "damaged" and seen.partial == wanted.size - wanted.wheels[0].size + 1000
 
 
 def test_verifying_a_thousand_files_by_size_is_done_in_a_moment(shelf, get):
@@ -174,6 +185,14 @@ def test_going_back_and_forth_between_two_engines(wheels, server, shelf, get):
     new = get(list_of([*wheels[:2], write_wheel(shelf, "small", {"small.py": b""}, "2.0")], server.url)).engine
     assert store.go_back() == old == store.current()
     assert store.go_back() == new == store.current()
+
+
+def test_going_back_is_to_the_engine_before_and_not_to_the_newest(wheels, server, get):
+    first, second, third = (get(list_of(wheels[:count], server.url)).engine for count in (1, 2, 3))
+    assert store.current() == third
+    store.use(second)
+    store.use(first)
+    assert store.go_back() == second
 
 
 def test_pruning_leaves_the_engine_in_use_and_what_it_shares(wheels, server, shelf, get):

@@ -126,6 +126,8 @@ class WheelServer:
                 self.go.wait()
                 if not self.going_on:
                     return
+                with self._lock:
+                    self.sent[name] += len(piece)
             handler.wfile.write(piece)
 
 
