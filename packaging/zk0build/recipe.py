@@ -55,6 +55,7 @@ class Recipe:
     bindings: tuple[str, ...]
     plugins: tuple[str, ...]
     leave_out: tuple[str, ...]
+    keep: tuple[str, ...]
     leave_out_bindings: tuple[str, ...]
     trimmed: tuple[str, ...]
     stripped: tuple[str, ...]
@@ -126,6 +127,7 @@ def read(path: Path = PACKAGING / "recipe.toml") -> Recipe:
             bindings=tuple(qt["bindings"]),
             plugins=tuple(qt["plugins"]),
             leave_out=tuple(packages["leave_out"]),
+            keep=tuple(packages["keep"]),
             leave_out_bindings=tuple(packages["leave_out_bindings"]),
             trimmed=tuple(packages["trimmed"]),
             stripped=tuple(packages["stripped"]),

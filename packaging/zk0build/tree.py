@@ -114,7 +114,7 @@ def make(root: Path, target: Target, recipe: Recipe, *, python: str, index: str,
     _install(tree, [wheel.requirement for wheel in tree.wheels], index, "--require-hashes")
     _install(tree, [str(product.wheel(work))], index)
     before = tree.size()
-    _leave_out(tree.site, recipe.leave_out)
+    _leave_out(tree.site, recipe.leave_out, recipe.keep)
     closure.trim(tree.site, recipe.bindings, recipe.plugins, recipe.trimmed, recipe.leave_out_bindings)
     _remove_what_is_empty(tree.site)
     if target.system == "linux":
@@ -150,7 +150,7 @@ for package in (zk0desk.ui, zk0desk.commands, zk0desk.training):
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] not in _ENGINE:
                 raise
-import av, pyarrow.compute, pyarrow.csv, pyarrow.dataset, pyarrow.json, pyarrow.parquet
+import av, numpy.testing, pyarrow.compute, pyarrow.csv, pyarrow.dataset, pyarrow.json, pyarrow.parquet
 import keyring.backends.SecretService, sqlite3, ssl, lzma, bz2, ctypes, zlib, uuid, multiprocessing.shared_memory
 """
 
@@ -188,13 +188,13 @@ def _install(tree: Tree, requirements: list[str], index: str, *options: str) -> 
             path.unlink()
 
 
-def _leave_out(site: Path, patterns: tuple[str, ...]) -> None:
+def _leave_out(site: Path, patterns: tuple[str, ...], keep: tuple[str, ...]) -> None:
+    kept = {site / name for name in keep}
     for pattern in patterns:
         for path in list(site.glob(pattern)):
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+            for file in [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]:
+                if file not in kept:
+                    file.unlink()
     # Of Qt's tools (Designer, lupdate, ...) and data beside the bindings nothing is called.
     qt = site / "PySide6"
     for path in qt.iterdir() if qt.is_dir() else ():
