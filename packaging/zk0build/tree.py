@@ -150,6 +150,7 @@ for package in (zk0desk.ui, zk0desk.commands, zk0desk.training):
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] not in _ENGINE:
                 raise
+exec("from numpy import *")  # scipy does, and it asks for every part of numpy
 import av, numpy.testing, pyarrow.compute, pyarrow.csv, pyarrow.dataset, pyarrow.json, pyarrow.parquet
 import keyring.backends.SecretService, sqlite3, ssl, lzma, bz2, ctypes, zlib, uuid, multiprocessing.shared_memory
 """
