@@ -1,6 +1,7 @@
 """Where zk0desk keeps its files. Light: the command line and the first paint import it.
 
-`ZK0DESK_HOME` puts everything under one folder (a portable installation, tests, several nodes on one computer).
+`ZK0DESK_HOME` puts everything under one folder (a portable installation, tests, several nodes on one computer). `ZK0DESK_ENGINES` names the
+folder of the training engines, which several homes can share.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ def policies_folder() -> Path:
 
 def engines_folder() -> Path:
     """Training engines that a packaged zk0desk fetched."""
-    return _base("data") / "engines"
+    given = os.environ.get("ZK0DESK_ENGINES")
+    return Path(given).expanduser() if given else _base("data") / "engines"
 
 
 def cache_folder() -> Path:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+import types
 from dataclasses import replace
 from pathlib import Path
 
@@ -372,9 +373,12 @@ def test_an_activated_engine_is_imported_after_what_is_there_already(wanted, get
     assert activation.use(engine.folder) is False
 
 
-@pytest.mark.parametrize(("home", "data"), [("/one", None), ("~/two", None), ("", None), ("", "/three"), ("", " ")])
-def test_the_engine_is_looked_for_where_all_else_is_kept(monkeypatch, home, data):
-    for name, value in (("ZK0DESK_HOME", home), ("XDG_DATA_HOME", data)):
+@pytest.mark.parametrize(
+    ("home", "data", "engines"),
+    [("/one", None, None), ("~/two", None, None), ("", None, None), ("", "/three", None), ("", " ", None), ("/one", None, "~/four")],
+)
+def test_the_engine_is_looked_for_where_all_else_is_kept_or_is_shared(monkeypatch, home, data, engines):
+    for name, value in (("ZK0DESK_HOME", home), ("XDG_DATA_HOME", data), ("ZK0DESK_ENGINES", engines)):
         monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
     assert Path(activation.engines_folder()) == engines_folder()
 
@@ -410,3 +414,11 @@ def test_an_interpreter_of_an_artefact_has_the_current_engine_and_a_checkout_has
     (engines_folder() / "current").write_bytes(b"\xff\xff")
     activation.activate()
     assert sys.path == before
+
+
+def test_the_demos_nodes_have_homes_of_their_own_and_the_operators_engine(tmp_path, monkeypatch):
+    from zk0desk.demo import federation
+
+    monkeypatch.setattr(federation, "Guard", lambda *_, **__: types.SimpleNamespace(folder=tmp_path))
+    made = federation.DemoFederation(federation.DemoPlan(), lambda *_: None, own_node=True)
+    assert made.environment["ZK0DESK_ENGINES"] == str(engines_folder())

@@ -72,7 +72,8 @@ class DemoFederation:
         self._failure: OperatorError | None = None
         self._closing = False
         self._losses: dict[int, float] = {}
-        # The operator's own folders: the window gets a home inside the demo's folder later.
+        # The operator's own folders: the window and the nodes get homes inside the demo's folder, and share the engine that is there.
+        self.environment = {**ALIKE, "ZK0DESK_ENGINES": str(folders.engines_folder())}
         self._result = folders.policies_folder() / f"demo-seed-{plan.seed}"
         self._guard = Guard(self._on_line, self._on_end, keep=plan.keep)
         self.folder = self._guard.folder
@@ -96,7 +97,7 @@ class DemoFederation:
         self._tell("making", "The demo makes its policy and its recordings.", "A small simulated arm, filmed; another task for each node.")
         numbers = [] if plan.recordings else [str(number) for number in range(1, plan.nodes + 1)]
         shared = ["policy"] if plan.recordings else ["policy", "held-out"]
-        self._guard.warm_up(ALIKE)
+        self._guard.warm_up(self.environment)
         self._prepare("prepare", shared)
         self._prepare("recordings", numbers)
         # Updates are added in the order of the public keys: handed out in that order, node 1 is always the first.
@@ -108,9 +109,9 @@ class DemoFederation:
             _write_private(self._home(number) / "node.key", key.to_pem())
         # The gateway bounds what it takes by the policy's size.
         self._until(lambda: self._made("prepare", ["policy"]))
-        self._guard.start("server", ["-m", "zk0desk", "server", "start", str(server.path), "--with-parent"], ALIKE)
+        self._guard.start("server", ["-m", "zk0desk", "server", "start", str(server.path), "--with-parent"], self.environment)
         self._until(lambda: self._serving and self._made("prepare", shared))
-        here = {**ALIKE, "ZK0DESK_HOME": str(self.folder / "server-home")}
+        here = {**self.environment, "ZK0DESK_HOME": str(self.folder / "server-home")}
         self._guard.start("rounds", ["-m", "zk0desk", "server", "run", str(server.path), "--with-parent"], here)
         invitation = ServerFolder(server.path).invitation()
         from zk0desk.federation.consent import consent_digest
@@ -132,7 +133,7 @@ class DemoFederation:
             )
             settings_file.save(settings, home / "config" / "settings.toml")
             if number < plan.nodes or self._own_node:
-                self._guard.call(f"node-{number}", "zk0desk.cli", ["node"], {**ALIKE, "ZK0DESK_HOME": str(home)})
+                self._guard.call(f"node-{number}", "zk0desk.cli", ["node"], {**self.environment, "ZK0DESK_HOME": str(home)})
         self._tell("joining", "The federation is up; its nodes join.", f"{plan.nodes} nodes, {plan.rounds} rounds.")
 
     def wait(self) -> DemoFinished:
@@ -172,7 +173,7 @@ class DemoFederation:
 
     def _prepare(self, name: str, parts: list[str]) -> None:
         if parts:
-            self._guard.call(name, "zk0desk.demo.prepare", [str(self.folder), str(self.plan.seed), *parts], ALIKE)
+            self._guard.call(name, "zk0desk.demo.prepare", [str(self.folder), str(self.plan.seed), *parts], self.environment)
 
     def _made(self, name: str, parts: list[str]) -> bool:
         return set(parts) <= set(self._lines.get(name, ()))

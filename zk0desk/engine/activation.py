@@ -37,6 +37,8 @@ def _activate() -> None:
 
 def engines_folder() -> str:
     """What `folders.engines_folder` says. On Linux without the libraries that it asks, which take longer than all of this."""
+    if given := os.environ.get("ZK0DESK_ENGINES"):
+        return os.path.expanduser(given)
     home = os.environ.get("ZK0DESK_HOME")
     if home:
         return os.path.join(os.path.expanduser(home), "data", "engines")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from PySide6.QtCore import QObject, QThread, QTimer, Signal
 
-from zk0desk.demo.federation import ALIKE, DemoFailed, DemoFederation, DemoPlan, failure
+from zk0desk.demo.federation import DemoFailed, DemoFederation, DemoPlan, failure
 from zk0desk.errors import OperatorError
 from zk0desk.events import DemoFinished, Event, NodeStateChanged, Notice, ServerStateChanged
 from zk0desk.federation.node_state import NodeState
@@ -54,7 +54,8 @@ def run_demo(plan: DemoPlan, on_ready: Callable[[MainWindow], object] | None = N
 
     # The guard comes first, and with it the folder: from here on nothing stays behind, whatever happens.
     federation = DemoFederation(plan, emit, own_node=False)
-    environment = {"ZK0DESK_HOME": str(federation.operator_home), "ZK0DESK_DECODER": ALIKE["ZK0DESK_DECODER"]}
+    shared = {name: federation.environment[name] for name in ("ZK0DESK_DECODER", "ZK0DESK_ENGINES")}
+    environment = {"ZK0DESK_HOME": str(federation.operator_home), **shared}
     before = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)
     application(["zk0desk"])
